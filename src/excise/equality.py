@@ -1,0 +1,307 @@
+"""Equalities between lengths: what the model's own Python demands of a cut.
+
+Every int that reached a size-taking call makes a *demand*: the value of its expression (over
+attributes and other lengths) must equal the length of a term. As polynomials over axis lengths,
+most demands cancel, many define what an attribute has to become, some tie axes together (`width ==
+heads * head_dim`), and the rest pin their axes, each with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+from excise.axes import Axis, Why, flat, leaves, pin
+from excise.rules import Demand, Scope
+from excise.trace.provenance import Apply, Attribute, Expr, SizeOf, atoms
+
+Monomial: TypeAlias = "tuple[Any, ...]"
+Poly: TypeAlias = "dict[Monomial, int]"
+"""Monomial (variables in a fixed order, repeats for powers) -> coefficient; no zeros."""
+
+
+class Tie(NamedTuple):
+    """Axes cut in step: one step removes `weight` units from each."""
+
+    members: tuple[tuple[Axis, int], ...]
+
+
+class Solution(NamedTuple):
+    """What attributes become, as polynomials over axes, and which axes move together."""
+
+    attributes: dict[Attribute, Poly]
+    ties: list[Tie]
+
+
+def _key(variable: Any) -> tuple[str, Any]:
+    return ("axis", id(variable)) if isinstance(variable, Axis) else ("attribute", str(variable))
+
+
+def constant(value: int) -> Poly:
+    """A number as a polynomial."""
+    return {(): value} if value else {}
+
+
+def add(a: Poly, b: Poly, sign: int = 1) -> Poly:
+    """Sum, or difference with `sign=-1`."""
+    out = dict(a)
+    for monomial, coefficient in b.items():
+        out[monomial] = out.get(monomial, 0) + sign * coefficient
+    return {m: c for m, c in out.items() if c}
+
+
+def multiply(a: Poly, b: Poly) -> Poly:
+    """Product."""
+    out: Poly = {}
+    for m, c in a.items():
+        for n, d in b.items():
+            key = tuple(sorted(m + n, key=_key))
+            out[key] = out.get(key, 0) + c * d
+    return {m: c for m, c in out.items() if c}
+
+
+def divide(a: Poly, b: Poly) -> Poly | None:
+    """Exact quotient, or None; the divisor has one monomial, or is a multiple of the dividend's."""
+    if not a:
+        return {}
+    if len(b) != 1:
+        return {(): 1} if a == b else None
+    ((divisor, number),) = b.items()
+    out: Poly = {}
+    for monomial, coefficient in a.items():
+        rest = list(monomial)
+        for variable in divisor:
+            if variable not in rest:
+                return None
+            rest.remove(variable)
+        if coefficient % number:
+            return None
+        out[tuple(rest)] = coefficient // number
+    return out
+
+
+def length(term: Iterable[Axis]) -> Poly:
+    """The length of a term: pinned axes are numbers, free ones variables."""
+    total = constant(1)
+    for axis in flat(term):
+        if axis.parts is not None:
+            part_sum: Poly = {}
+            for part in axis.parts:
+                part_sum = add(part_sum, length([part]) if flat([part]) else constant(part.size))
+            total = multiply(total, part_sum)
+        elif axis.pin is not None:
+            total = multiply(total, constant(axis.size))
+        else:
+            total = multiply(total, {(axis,): 1})
+    return total
+
+
+def value(poly: Poly, kept: dict[Axis, int]) -> int:
+    """Evaluate, with `kept[axis]` units left of an axis (all of them if absent)."""
+    return sum(c * math.prod(kept.get(axis, axis.size) for axis in m) for m, c in poly.items())
+
+
+class Solver:
+    """Solves demands one after the other; holds what is known of attributes so far."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.attributes: dict[Attribute, Poly] = {}
+
+    def poly(self, expr: Expr) -> Poly | None:
+        """An expression as a polynomial over axes and attributes not yet known."""
+        if isinstance(expr, int):
+            return constant(expr)
+        if isinstance(expr, Attribute):
+            known = self.attributes.get(expr)
+            return dict(known) if known is not None else {(expr,): 1}
+        if isinstance(expr, SizeOf):
+            dims = self.scope.dims[expr.tensor]
+            return length(dims[expr.dim]) if dims is not None else None
+        left, right = self.poly(expr.left), self.poly(expr.right)
+        if left is None or right is None:
+            return None
+        return _apply(expr, left, right)
+
+    def solve(self, demands: list[Demand], values: dict[Attribute, int]) -> Solution:
+        """Find attributes and ties; pins what cannot be followed.
+
+        `values` are the attributes' present values; one that no demand defines stays as it is.
+        """
+        direct = [d for d in demands if isinstance(d.given, Attribute)]
+        nested = [d for d in demands if not isinstance(d.given, Attribute)]
+        while True:
+            self.attributes = {}
+            pins = _pinned(demands, self.scope)
+            for demand in direct:
+                attribute = demand.given
+                assert isinstance(attribute, Attribute)  # noqa: S101 - for the type checker
+                self.attributes.setdefault(attribute, length(demand.term))
+            self._define(nested)
+            ties = self._constrain([*direct, *nested], values)
+            if _pinned(demands, self.scope) == pins and ties is not None:
+                return Solution(self.attributes, ties)
+
+    def _define(self, nested: list[Demand]) -> None:
+        """Attributes that only occur inside expressions: `3 * attr == length`."""
+        for demand in nested:
+            unknown = {
+                a for a in atoms(demand.given) if isinstance(a, Attribute) and a not in self.attributes
+            }
+            if len(unknown) == 1:
+                (attribute,) = unknown
+                found = self._isolate(demand.given, length(demand.term), attribute)
+                if found is not None:
+                    self.attributes[attribute] = found
+
+    def _isolate(self, expr: Expr, wanted: Poly, attribute: Attribute) -> Poly | None:
+        if expr == attribute:
+            return wanted
+        if not isinstance(expr, Apply):
+            return None
+        inside_left = attribute in set(atoms(expr.left))
+        other = self.poly(expr.right if inside_left else expr.left)
+        if other is None:
+            return None
+        inner = expr.left if inside_left else expr.right
+        found: Poly | None = None
+        if expr.op == "+":
+            found = add(wanted, other, -1)
+        elif expr.op == "*":
+            found = divide(wanted, other) if other else None
+        elif expr.op == "-":
+            found = add(wanted, other) if inside_left else add(other, wanted, -1)
+        elif expr.op == "//":
+            found = multiply(wanted, other) if inside_left else divide(other, wanted) if wanted else None
+        return None if found is None else self._isolate(inner, found, attribute)
+
+    def _constrain(self, demands: list[Demand], values: dict[Attribute, int]) -> list[Tie] | None:
+        """Ties from what remains; None when something was pinned and all must be looked at again."""
+        weights = Ties()
+        for demand in demands:
+            rest = self._difference(demand.given, length(demand.term), values)
+            if rest is None:
+                involved = self._leaves(demand)
+                if any(leaf.pin is None for leaf in involved):
+                    pin(involved, Why("its length goes through arithmetic that rounds", demand.why.where))
+                    return None
+                continue
+            if not rest:
+                continue
+            if not weights.tie(rest) and _settle(rest, demand.why):
+                return None
+        return weights.list()
+
+    def _difference(self, given: Expr, wanted: Poly, values: dict[Attribute, int]) -> Poly | None:
+        """`given - wanted`, which has to stay zero; an exact division is multiplied out."""
+        while True:
+            left = self.poly(given)
+            if left is not None:
+                return add(_plug(left, values), wanted, -1)
+            if not isinstance(given, Apply) or given.op != "//":
+                return None
+            divisor = self.poly(given.right)
+            if divisor is None:
+                return None
+            given, wanted = given.left, multiply(wanted, _plug(divisor, values))
+
+    def _leaves(self, demand: Demand) -> list[Axis]:
+        found = list(leaves(demand.term))
+        for atom in atoms(demand.given):
+            if isinstance(atom, SizeOf) and self.scope.dims[atom.tensor] is not None:
+                found += leaves(self.scope.dims[atom.tensor][atom.dim])  # type: ignore[index]
+            elif isinstance(atom, Attribute) and atom in self.attributes:
+                found += [axis for m in self.attributes[atom] for axis in m if isinstance(axis, Axis)]
+        return found
+
+
+def _apply(expr: Apply, left: Poly, right: Poly) -> Poly | None:
+    if expr.op in "+-":
+        return add(left, right, 1 if expr.op == "+" else -1)
+    if expr.op == "*":
+        return multiply(left, right)
+    quotient = divide(left, right) if right else None
+    if expr.op == "//":
+        if quotient is None and set(left) <= {()} and set(right) == {()}:
+            return constant(left.get((), 0) // right[()])
+        return quotient
+    if quotient is None and set(left) <= {()} and set(right) == {()}:
+        return constant(left.get((), 0) % right[()])
+    return None if quotient is None else {}
+
+
+def _plug(poly: Poly, values: dict[Attribute, int]) -> Poly:
+    """Attributes that nothing defines keep their value."""
+    out: Poly = {}
+    for monomial, coefficient in poly.items():
+        number, axes = coefficient, []
+        for variable in monomial:
+            if isinstance(variable, Axis):
+                axes.append(variable)
+            else:
+                number *= values.get(variable, 0)
+        out = add(out, {tuple(axes): number})
+    return out
+
+
+def _pinned(demands: list[Demand], scope: Scope) -> int:
+    seen: set[int] = set()
+    for dims in scope.dims:
+        for term in dims or ():
+            seen.update(id(leaf) for leaf in leaves(term) if leaf.pin is not None)
+    return len(seen) if demands else 0
+
+
+def _settle(rest: Poly, why: Why) -> bool:
+    """Pin what makes a demand nonlinear; pin all of it if that is not enough. True if pinned."""
+    axes = {axis for monomial in rest for axis in monomial}
+    if not axes:
+        return False
+    nonlinear = [m for m in rest if len(m) > 1]
+    constant_part = () in rest
+    if nonlinear and not constant_part and len(rest) == 2 and len(nonlinear) == 1:  # noqa: PLR2004
+        (monomial,) = nonlinear
+        widest = max(set(monomial), key=lambda axis: axis.size)
+        fixed = [axis for axis in set(monomial) if axis is not widest]
+        if fixed:
+            pin(fixed, Why("a product of lengths has to stay equal to another axis", why.where))
+            return True
+    pin(axes, why)
+    return True
+
+
+class Ties:
+    """Axes in proportion: union-find by hand, with whole-number weights."""
+
+    def __init__(self) -> None:
+        self.classes: list[dict[Axis, int]] = []
+
+    def tie(self, rest: Poly) -> bool:
+        """Use `a * x - b * y == 0` to tie x and y; False if the demand has another form."""
+        items = sorted(rest.items(), key=lambda item: item[1])
+        if len(items) != 2 or any(len(m) != 1 for m, _ in items):  # noqa: PLR2004
+            return False
+        ((x,), a), ((y,), b) = items
+        if not isinstance(x, Axis) or not isinstance(y, Axis) or a >= 0 or b <= 0:
+            return False
+        common = math.gcd(-a, b)
+        return self._join(x, b // common, y, -a // common)
+
+    def _join(self, x: Axis, p: int, y: Axis, q: int) -> bool:
+        first = next((c for c in self.classes if x in c), None) or {x: 1}
+        second = next((c for c in self.classes if y in c), None) or {y: 1}
+        if first is second:
+            return first[x] * q == first[y] * p
+        scale = math.lcm(first[x] * q, second[y] * p)
+        left, right = scale // (first[x] * q), scale // (second[y] * p)
+        merged = {a: w * left * q for a, w in first.items()}
+        merged |= {a: w * right * p for a, w in second.items()}
+        common = math.gcd(*merged.values())
+        self.classes = [c for c in self.classes if c is not first and c is not second]
+        self.classes.append({a: w // common for a, w in merged.items()})
+        return True
+
+    def list(self) -> list[Tie]:
+        """The classes found."""
+        return [Tie(tuple(c.items())) for c in self.classes]

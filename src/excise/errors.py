@@ -1,0 +1,311 @@
+"""Everything excise raises on purpose, as one tree.
+
+ExciseError
+├── TraceError                 the model cannot be read
+│   ├── UnsupportedModelError    compiled, scripted, wrapped in (Distributed)DataParallel, or not a module
+│   └── ExampleError             the example input does not run
+├── PlanError                  the request cannot be met
+│   ├── InvalidTargetError       a budget or option is out of range, or two were given
+│   ├── UnreachableTargetError   the budget cannot be met; says what can
+│   ├── InvalidUnitError         a unit is outside its group, or given twice
+│   ├── UnknownGroupError        a group of that name does not exist, or may not be cut
+│   ├── UnknownModuleError       no module or parameter matches a name or pattern
+│   ├── InvalidScoresError       scores are missing, NaN, or of the wrong length
+│   └── PlanFormatError          text that is not a plan, or one of a newer version
+├── SurgeryError               the model cannot be cut
+│   ├── StalePlanError           the plan was made for a model of another shape, or is spent
+│   ├── NonFiniteWeightError     a weight is NaN or infinite
+│   └── OptimizerStateError      the optimizer does not hold the model, or its state cannot be sliced
+├── VerificationError          the cut model disagrees with its reference
+├── FileError                  a file cannot be read or written
+│   ├── CorruptFileError         truncated, damaged, or not a safetensors file
+│   ├── ForeignFileError         a sound file that excise did not write for this model
+│   └── NewerFileError           written by a later version of excise
+└── MeasureError               a quantity cannot be measured
+
+Each class is a record: its fields are the facts, its message is rendered from them in one order:
+what happened, where, and what to do next. Callers may catch the class and read the fields; nobody
+has to parse a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+class ExciseError(Exception):
+    """Base of every deliberate error; catch it to catch them all."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by field, so that errors survive worker processes."""
+        values = tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return type(self), values
+
+
+class TraceError(ExciseError, RuntimeError):
+    """The model cannot be read."""
+
+
+class PlanError(ExciseError, ValueError):
+    """The request cannot be met."""
+
+
+class SurgeryError(ExciseError, RuntimeError):
+    """The model cannot be cut."""
+
+
+class FileError(ExciseError, OSError):
+    """A file cannot be read or written."""
+
+    def __str__(self) -> str:  # OSError renders its own arguments; subclasses render their fields
+        return Exception.__str__(self)
+
+
+@dataclass(eq=False)
+class UnsupportedModelError(TraceError):
+    """The object is no plain `nn.Module`."""
+
+    kind: str
+    do: str
+
+    def __str__(self) -> str:
+        return f"a {self.kind} cannot be traced: its layers are hidden from Python.\n  do: {self.do}."
+
+
+@dataclass(eq=False)
+class ExampleError(TraceError):
+    """The model does not run on the example input."""
+
+    module: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = f" in module {self.module!r}" if self.module else ""
+        line = f" ({self.where})" if self.where else ""
+        return (
+            f"the example input does not run through the model{place}{line}: {self.reason}.\n"
+            f"  do: pass inputs with which `model(*inputs, **kwargs)` works."
+        )
+
+
+@dataclass(eq=False)
+class InvalidTargetError(PlanError):
+    """A budget or option is out of range, or not exactly one budget was given."""
+
+    option: str
+    given: str
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.option}={self.given} is not usable.\n  do: pass {self.allowed}."
+
+
+@dataclass(eq=False)
+class UnreachableTargetError(PlanError):
+    """The budget cannot be met with the axes that may be cut."""
+
+    option: str
+    target: float
+    reachable: float
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        why = "".join(f"\n    {reason}" for reason in self.reasons)
+        return (
+            f"{self.option}={self.target:.4g} cannot be reached: the smallest possible model keeps "
+            f"{self.reachable:.4g}. What holds the rest:{why or ' nothing is pinned'}.\n"
+            f"  do: ask for {self.option}>={self.reachable:.4g}, lower min_keep, "
+            f"or protect fewer modules."
+        )
+
+
+@dataclass(eq=False)
+class InvalidUnitError(PlanError):
+    """A unit lies outside its group, is given twice, or is the last one."""
+
+    group: str
+    unit: int
+    size: int
+
+    def __str__(self) -> str:
+        return (
+            f"unit {self.unit} cannot be removed from group {self.group!r}: it has {self.size} "
+            f"units, from 0 to {self.size - 1}, each removable once, and one has to stay.\n"
+            f"  do: pass distinct units below {self.size}, and leave at least one."
+        )
+
+
+@dataclass(eq=False)
+class UnknownGroupError(PlanError):
+    """No group of that name may be cut."""
+
+    group: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"group {self.group!r} cannot be cut: {self.reason}.\n"
+            f"  do: choose from `[g.name for g in graph.groups]`."
+        )
+
+
+@dataclass(eq=False)
+class UnknownModuleError(PlanError):
+    """No module or parameter matches a name or pattern."""
+
+    pattern: str
+    close: tuple[str, ...]
+
+    def __str__(self) -> str:
+        hint = f" Close: {', '.join(self.close)}." if self.close else ""
+        return (
+            f"{self.pattern!r} matches no module and no parameter of the model.{hint}\n"
+            f"  do: pass names from `model.named_modules()`, or patterns such as 'layer1.*'."
+        )
+
+
+@dataclass(eq=False)
+class InvalidScoresError(PlanError):
+    """Scores are missing, not finite, or of the wrong length."""
+
+    group: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"the scores of group {self.group!r} cannot be used: {self.problem}.\n"
+            f"  do: give every group one finite number per unit (larger = keep), "
+            f"as `excise.scores.magnitude(model, graph)` does."
+        )
+
+
+@dataclass(eq=False)
+class PlanFormatError(PlanError):
+    """The text is not a plan of a version that this excise reads."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"this is not a readable plan: {self.problem}.\n"
+            f"  do: pass what `plan.to_json()` wrote, with an excise at least as new."
+        )
+
+
+@dataclass(eq=False)
+class StalePlanError(SurgeryError):
+    """The plan was made for a model of another shape, or has been applied already."""
+
+    tensor: str
+    planned: str
+    found: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tensor} is {self.found}, but the plan was made when it was {self.planned}.\n"
+            f"  do: make the plan again from this model; a plan is spent once it has been applied."
+        )
+
+
+@dataclass(eq=False)
+class NonFiniteWeightError(SurgeryError):
+    """A weight is NaN or infinite, so nothing computed from it can be trusted."""
+
+    tensor: str
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tensor} holds {self.count} values that are NaN or infinite.\n"
+            f"  do: repair or reload the weights before pruning."
+        )
+
+
+@dataclass(eq=False)
+class OptimizerStateError(SurgeryError):
+    """The optimizer does not hold the model's parameters, or its state has no axes to slice."""
+
+    tensor: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"the optimizer's state of {self.tensor} cannot follow the cut: {self.problem}.\n"
+            f"  do: pass the optimizer of this model, or make a new one after the cut."
+        )
+
+
+@dataclass(eq=False)
+class VerificationError(ExciseError, AssertionError):
+    """The cut model disagrees with its reference."""
+
+    worst: float
+    tolerance: float
+    output: str
+
+    def __str__(self) -> str:
+        return (
+            f"the cut model differs from the silenced original by {self.worst:.3g} in output "
+            f"{self.output} (allowed {self.tolerance:.3g}, relative, float64).\n"
+            f"  do: report the model; a cut must never change what the kept units compute."
+        )
+
+
+@dataclass(eq=False)
+class CorruptFileError(FileError):
+    """The file is truncated, damaged, or no safetensors file."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} cannot be read: {self.problem}.\n"
+            f"  do: copy or download it again; nothing has been loaded."
+        )
+
+
+@dataclass(eq=False)
+class ForeignFileError(FileError):
+    """A sound file, but not one that excise wrote for this model."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} does not fit: {self.problem}.\n"
+            f"  do: pass the `build` that returns the original, uncut architecture of this file."
+        )
+
+
+@dataclass(eq=False)
+class NewerFileError(FileError):
+    """The file was written by a later version of excise."""
+
+    path: str
+    version: int
+    supported: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} has format version {self.version}; this excise reads up to "
+            f"{self.supported}.\n"
+            f"  do: upgrade excise."
+        )
+
+
+@dataclass(eq=False)
+class MeasureError(ExciseError, RuntimeError):
+    """A quantity cannot be measured."""
+
+    quantity: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.quantity} cannot be measured: {self.reason}.\n"
+            f"  do: pass inputs with which `model(*inputs, **kwargs)` works."
+        )

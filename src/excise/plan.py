@@ -1,0 +1,180 @@
+"""Plans: which units of which axes to remove, as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from excise.errors import PlanFormatError
+
+VERSION = 1
+
+
+class TensorCut(NamedTuple):
+    """One tensor that shrinks: its shape before, and each dimension in einops notation."""
+
+    name: str
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+
+
+class AttributeCut(NamedTuple):
+    """One int attribute that repeats a length: `("layer1.0.conv1", "out_channels", 64, 32)`."""
+
+    module: str
+    attribute: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A complete, checkable description of a cut: no tensors, no model, no hidden state.
+
+    A plan can be printed, compared, stored beside the weights and applied on another machine. It
+    fits one architecture before the cut, and is spent once it has been applied.
+
+    Attributes:
+        removed: group name -> units to remove, ascending, from 0.
+        sizes: name -> length before the cut, for each axis that a dimension below mentions.
+        tensors: every parameter, buffer and tensor attribute that shrinks.
+        attributes: every int that repeats a length which changes.
+        shapes: name -> shape of every tensor of the model before the cut, to recognise it.
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+    tensors: tuple[TensorCut, ...]
+    attributes: tuple[AttributeCut, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def kept(self, axis: str) -> npt.NDArray[np.bool_]:
+        """Which units of an axis stay: one boolean per unit."""
+        mask = np.ones(self.sizes[axis], dtype=bool)
+        mask[list(self.removed.get(axis, ()))] = False
+        return mask
+
+    def indices(self, notation: str) -> npt.NDArray[np.int64]:
+        """The indices that stay of a dimension in einops notation."""
+        return np.flatnonzero(mask(notation, self))
+
+    def shape_after(self, cut: TensorCut) -> tuple[int, ...]:
+        """The shape of a tensor after the cut."""
+        return tuple(len(self.indices(dim)) for dim in cut.dims)
+
+    def to_json(self) -> str:
+        """Render as JSON; the keys are the field names, ranges of removed units stay lists."""
+        return json.dumps(
+            {
+                "version": VERSION,
+                "removed": {k: list(v) for k, v in self.removed.items()},
+                "sizes": dict(self.sizes),
+                "tensors": [[c.name, list(c.shape), list(c.dims)] for c in self.tensors],
+                "attributes": [list(a) for a in self.attributes],
+                "shapes": {k: list(v) for k, v in self.shapes.items()},
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanFormatError: not JSON, not a plan, a plan of a newer version, or one that
+                contradicts itself (units outside their axis, dimensions that do not multiply up).
+        """
+        try:
+            raw = json.loads(text)
+            version = raw["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PlanFormatError("it is no JSON object with a version") from error
+        if not isinstance(version, int) or version > VERSION:
+            raise PlanFormatError(f"its version is {version}, this excise reads up to {VERSION}")
+        try:
+            plan = _read(raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanFormatError(f"a field is missing or malformed ({error!r})") from error
+        plan.check()
+        return plan
+
+    def check(self) -> None:
+        """Refuse a plan that contradicts itself.
+
+        Raises:
+            PlanFormatError: naming the field.
+        """
+        for name, units in self.removed.items():
+            length = self.sizes.get(name)
+            if length is None:
+                raise PlanFormatError(f"axis {name!r} has no size")
+            good = list(units) == sorted(set(units)) and all(0 <= u < length for u in units)
+            if not good or len(units) >= length:
+                raise PlanFormatError(f"the removed units of {name!r} do not fit its {length} units")
+        for cut in self.tensors:
+            try:
+                found = tuple(len(mask(dim, self)) for dim in cut.dims)
+            except (KeyError, ValueError, IndexError) as error:
+                raise PlanFormatError(f"{cut.name} has an unreadable dimension") from error
+            if found != cut.shape:
+                raise PlanFormatError(f"{cut.name} is {cut.shape}, its dimensions say {found}")
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: {self.sizes[name]} -> {self.sizes[name] - len(units)} units"
+            for name, units in self.removed.items()
+        ]
+        return "\n".join(lines) or "nothing is removed"
+
+
+def _read(raw: dict[str, Any]) -> Plan:
+    return Plan(
+        removed={str(k): tuple(int(u) for u in v) for k, v in raw["removed"].items()},
+        sizes={str(k): int(v) for k, v in raw["sizes"].items()},
+        tensors=tuple(
+            TensorCut(str(n), tuple(int(x) for x in s), tuple(str(d) for d in dims))
+            for n, s, dims in raw["tensors"]
+        ),
+        attributes=tuple(
+            AttributeCut(str(m), str(a), int(b), int(c)) for m, a, b, c in raw["attributes"]
+        ),
+        shapes={str(k): tuple(int(x) for x in v) for k, v in raw["shapes"].items()},
+    )
+
+
+def mask(notation: str, plan: Plan) -> npt.NDArray[np.bool_]:
+    """Which indices of a dimension stay: products by row-major order, sums end to end."""
+    words = notation.replace("(", " ( ").replace(")", " ) ").split()
+    found, rest = _product(words, plan)
+    if rest:
+        raise ValueError(notation)
+    return found
+
+
+def _product(words: list[str], plan: Plan) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Read factors up to a closing bracket or a plus."""
+    out = np.ones(1, dtype=bool)
+    while words and words[0] not in {")", "+"}:
+        word, words = words[0], words[1:]
+        if word == "(":
+            factor, words = _sum(words, plan)
+            if not words or words[0] != ")":
+                raise ValueError(word)
+            words = words[1:]
+        else:
+            factor = np.ones(int(word), dtype=bool) if word.isdigit() else plan.kept(word)
+        out = (out[:, None] & factor[None, :]).reshape(-1)
+    return out, words
+
+
+def _sum(words: list[str], plan: Plan) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    first, words = _product(words, plan)
+    parts = [first]
+    while words and words[0] == "+":
+        part, words = _product(words[1:], plan)
+        parts.append(part)
+    return np.concatenate(parts), words

@@ -1,0 +1,44 @@
+"""How one operation relates axes: one file per family, one registered row per operation."""
+
+from excise.rules import (
+    attention,
+    contract,
+    convolution,
+    create,
+    index,
+    norm,
+    part,
+    pointwise,
+    recurrent,
+    reduce,
+    shape,
+    space,
+    spectral,
+)
+from excise.rules.call import CALLS, Demand, demands
+from excise.rules.table import POINTWISE, RULES, Mixing, Product, Scope, rule
+
+__all__ = [
+    "CALLS",
+    "POINTWISE",
+    "RULES",
+    "Demand",
+    "Mixing",
+    "Product",
+    "Scope",
+    "attention",
+    "contract",
+    "convolution",
+    "create",
+    "demands",
+    "index",
+    "norm",
+    "part",
+    "pointwise",
+    "recurrent",
+    "reduce",
+    "rule",
+    "shape",
+    "space",
+    "spectral",
+]

@@ -1,0 +1,76 @@
+"""Index by index: the output carries the axes of its inputs, broadcast."""
+
+from __future__ import annotations
+
+from excise.axes import Clash, pin
+from excise.rules.table import POINTWISE, Scope, broadcast, rule
+from excise.trace import Op
+
+POINTWISE |= set(
+    "detach alias clone contiguous lift_fresh lift lift_fresh_copy copy dropout native_dropout "
+    "bernoulli zeros_like ones_like empty_like full_like rand_like randn_like fill zero "
+    "masked_fill nan_to_num hardswish hardsigmoid hardtanh leaky_relu elu gelu silu mish prelu "
+    "_prelu_kernel threshold log_sigmoid_forward where clamp clamp_min clamp_max to "
+    "_to_copy _fused_dropout normal uniform exponential log_normal random geometric cauchy native_alpha_dropout "
+    "feature_dropout alpha_dropout rrelu rrelu_with_noise rrelu_with_noise_functional view_as_real_copy addcmul "
+    "addcdiv lerp _conj _conj_physical resolve_conj resolve_neg _neg_view real imag conj "
+    "view_dtype complex polar angle isfinite isnan isinf to_dtype fake_quantize_per_tensor_affine "
+    "_assert_async _local_scalar_dense pow square rsub remainder fmod bitwise_and bitwise_or "
+    "logical_not logical_and logical_or logical_xor positive".split()
+)
+
+
+def pointwise(s: Scope, op: Op) -> None:
+    """Any operation that works index by index on broadcast inputs."""
+    tensors = op.inputs()
+    for out in op.outs:
+        shape = s.shape(out)
+        if shape == (0,):  # log_sigmoid's unused buffer
+            s.put(out, [s.fresh(0)])
+            continue
+        try:
+            dims = broadcast(s, [t for t in tensors if len(s.shape(t)) <= len(shape)], shape)
+        except Clash as clash:
+            _pin_dims(s, op, shape, str(clash))
+            dims = [s.fresh(n, "inputs that do not line up") for n in shape]
+        s.put(out, dims)
+
+
+def _pin_dims(s: Scope, op: Op, shape: tuple[int, ...], reason: str) -> None:
+    for ref in op.inputs():
+        for term in s.get(ref):
+            pin(term, s.why(f"inputs of {op.name} do not line up: {reason}"))
+
+
+@rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "roll", "tril", "triu")
+def ordered(s: Scope, op: Op) -> None:
+    """Pointwise in shape, but the order of the indices along some dimensions matters."""
+    rank = len(s.shape(op.inputs()[0]))
+    term = s.get(op.inputs()[0])
+    given = op.args[2] if op.name == "roll" and len(op.args) > 2 else None  # noqa: PLR2004
+    if op.name in {"tril", "triu"}:
+        along = [rank - 2, rank - 1]
+    elif op.name == "roll":
+        along = list(given or range(rank))
+    else:
+        dims = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", op.kwargs.get("dims", 0))
+        along = [dims] if isinstance(dims, int) else list(dims)
+    for d in along:
+        if rank:
+            s.pin(term[d % rank], f"the order of its units matters to {op.name}")
+    for out in op.outs:
+        s.put(out, s.get(op.inputs()[0]))
+
+
+@rule("view_as_real")
+def view_as_real(s: Scope, op: Op) -> None:
+    """A complex tensor as pairs."""
+    s.put(op.outs[0], [*s.get(op.args[0]), s.fresh(2, "real and imaginary part")])
+
+
+@rule("view_as_complex")
+def view_as_complex(s: Scope, op: Op) -> None:
+    """Pairs as a complex tensor."""
+    *dims, pair = s.get(op.args[0])
+    s.pin(pair, "real and imaginary part")
+    s.put(op.outs[0], dims)

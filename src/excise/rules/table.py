@@ -1,0 +1,149 @@
+"""The table of rules, and the scope in which a rule speaks about axes.
+
+A rule is a function of a `Scope` and an `Op` that gives every output its dimensions and relates the
+inputs. To add an operation, register a function in its family's file and add its oracle test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+from excise.axes import Axis, Clash, Term, Why, flat, pin, size, unify
+from excise.trace import Op, Ref, TensorInfo, Trace
+
+Rule: TypeAlias = "Callable[[Scope, Op], None]"
+RULES: dict[str, Rule] = {}
+POINTWISE: set[str] = set()
+"""Operations that act index by index although torch does not tag them as pointwise."""
+
+
+class Mixing(NamedTuple):
+    """An operation whose value depends on how many units an axis has, or on all of them at once."""
+
+    op: int
+    name: str
+    term: tuple[Axis, ...]
+
+
+class Product(NamedTuple):
+    """The multiply-adds of one operation: the product of these lengths."""
+
+    op: int
+    term: tuple[Axis, ...]
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of the named aten operations (no overload, no `_` suffix)."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+class Scope:
+    """What is known of every traced tensor's dimensions while rules are applied."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.dims: list[list[Term] | None] = [None] * len(trace.tensors)
+        self.mixings: list[Mixing] = []
+        self.products: list[Product] = []
+        self.here = 0
+
+    def info(self, ref: Ref) -> TensorInfo:
+        """Shape, role and name of a tensor."""
+        return self.trace.tensors[ref.number]
+
+    def shape(self, ref: Ref) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self.info(ref).shape
+
+    def why(self, reason: str) -> Why:
+        """A reason with the place of the operation at hand."""
+        op = self.trace.ops[self.here]
+        place = f"{op.where} in {op.module}" if op.module else op.where
+        return Why(reason, place)
+
+    def get(self, ref: Ref) -> list[Term]:
+        """The dimensions of a tensor, as terms."""
+        dims = self.dims[ref.number]
+        if dims is None:
+            info = self.info(ref)
+            reason = Why(f"a {info.role} tensor", info.name)
+            free = info.role in {"parameter", "buffer", "attribute"}
+            dims = [[] if n == 1 else [Axis(n, None if free else reason)] for n in info.shape]
+            self.dims[ref.number] = dims
+        return [list(d) for d in dims]
+
+    def put(self, ref: Ref, dims: Iterable[Term]) -> None:
+        """Give an output its dimensions; one written in place keeps its own, made equal."""
+        new = [flat(d) for d in dims]
+        found = tuple(size(d) for d in new)
+        if found != self.shape(ref):
+            raise Clash(f"predicted {found}, got {self.shape(ref)}")
+        old = self.dims[ref.number]
+        if old is None:
+            self.dims[ref.number] = new
+            return
+        for a, b in zip(old, new, strict=True):
+            unify(a, b)
+
+    def fresh(self, length: int, reason: str = "an activation axis") -> Term:
+        """A new axis that no plan may cut."""
+        return [] if length == 1 else [Axis(length, self.why(reason))]
+
+    def free(self, length: int) -> Term:
+        """A new axis with nothing known against cutting it."""
+        return [] if length == 1 else [Axis(length)]
+
+    def pin(self, term: Term, reason: str) -> None:
+        """Forbid cutting a term."""
+        pin(term, self.why(reason))
+
+    def mix(self, name: str, *terms: Term) -> None:
+        """Note that the operation at hand mixes the units of these terms."""
+        for term in terms:
+            if term:
+                self.mixings.append(Mixing(self.here, name, tuple(term)))
+
+    def macs(self, *terms: Term) -> None:
+        """Count multiply-adds: the product of the lengths of all terms."""
+        self.products.append(Product(self.here, tuple(axis for term in terms for axis in term)))
+
+
+def broadcast(s: Scope, tensors: list[Ref], shape: tuple[int, ...]) -> list[Term]:
+    """Unify dimensions under broadcasting; dimensions of length 1 say nothing."""
+    dims: list[Term] = []
+    for i, length in enumerate(shape):
+        known: Term | None = None
+        for ref in tensors:
+            j = i - (len(shape) - len(s.shape(ref)))
+            if j < 0 or s.shape(ref)[j] != length or length == 1:
+                continue
+            term = s.get(ref)[j]
+            if known is None:
+                known = term
+            else:
+                unify(known, term)
+        dims.append(known if known is not None else s.free(length))
+    return dims
+
+
+def argument(op: Op, place: int, name: str, default: Any = None) -> Any:
+    """An argument by place or name."""
+    if len(op.args) > place:
+        return op.args[place]
+    return op.kwargs.get(name, default)
+
+
+def places(op: Op, place: int, name: str, rank: int) -> list[int]:
+    """A `dim` argument as non-negative places; absent means every dimension."""
+    given = argument(op, place, name)
+    if given is None or (isinstance(given, (list, tuple)) and not given):
+        return list(range(rank))
+    many = given if isinstance(given, (list, tuple)) else (given,)
+    return [int(d) % max(rank, 1) for d in many]

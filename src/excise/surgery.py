@@ -1,0 +1,185 @@
+"""Surgery: the only module that builds a changed model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from excise.errors import NonFiniteWeightError, OptimizerStateError, StalePlanError
+from excise.plan import Plan
+from excise.trace import skeleton
+
+
+def remove(
+    model: nn.Module, plan: Plan, *, inplace: bool = False, optimizer: Optimizer | None = None
+) -> nn.Module:
+    """Return the model without the units that the plan removes: smaller, dense, same class.
+
+    Everything is checked, and every new tensor is made, before anything changes; a failure leaves
+    model and optimizer as they were. Kept: tied weights, buffers, `.grad`, `requires_grad`, dtype,
+    device, memory format, mode, hooks. Every attribute that repeats a length changes with it.
+
+    Args:
+        model: the model that the plan was made for.
+        plan: from `excise.plan`. Rehearsed there on fake tensors.
+        inplace: change `model` itself; its `Parameter` objects stay the same ones. Otherwise a copy
+            is made that never holds a full-size weight.
+        optimizer: an optimizer of `model`; its state (momenta, moments) is sliced along, and its
+            parameter groups point to the returned model's parameters.
+
+    Returns:
+        The smaller model (`model` itself with `inplace=True`).
+
+    Raises:
+        UnsupportedModelError: compiled, scripted or wrapped models.
+        StalePlanError: the plan is for another model, or is spent.
+        NonFiniteWeightError: a weight to be cut is NaN or infinite.
+        OptimizerStateError: the optimizer is of another model, or its state has no axes to slice.
+    """
+    skeleton.check(model)
+    tensors = dict(skeleton.named_tensors(model))
+    check(model, plan, tensors)
+    cuts = {id(tensors[c.name]): c for c in plan.tensors}
+    keep = {
+        key: [torch.from_numpy(plan.indices(dim)) for dim in cut.dims] for key, cut in cuts.items()
+    }
+    states = _states(optimizer, model, keep) if optimizer is not None else {}
+    made: dict[int, Tensor] = {}
+    gradients: dict[int, Tensor | None] = {}
+    for tensor in tensors.values():
+        if id(tensor) in made:
+            continue
+        indices = keep.get(id(tensor))
+        if indices is None and inplace:
+            continue
+        made[id(tensor)] = sliced(tensor.detach(), indices)
+        gradients[id(tensor)] = None if tensor.grad is None else sliced(tensor.grad, indices)
+    old = list({id(t): t for t in tensors.values()}.values())
+    if inplace:
+        result, new = model, _swap(old, made, gradients)
+    else:
+        new = {id(t): _like(t, made[id(t)], gradients[id(t)]) for t in old}
+        result = skeleton.copied(model, dict(new))
+    for cut in plan.attributes:
+        skeleton.write(result.get_submodule(cut.module), cut.attribute, cut.after)
+    for module in result.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
+    if optimizer is not None:
+        _follow(optimizer, new, states)
+    return result
+
+
+def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a plan that does not fit, before anything is touched.
+
+    Raises:
+        StalePlanError: a tensor or attribute is not what the plan was made for.
+        NonFiniteWeightError: a weight to be cut is NaN or infinite.
+    """
+    for name, shape in plan.shapes.items():
+        found = tensors.get(name)
+        if found is None:
+            raise StalePlanError(name, f"a tensor of shape {shape}", "not in this model")
+        if tuple(found.shape) != shape:
+            raise StalePlanError(name, f"of shape {shape}", f"of shape {tuple(found.shape)}")
+    if plan.shapes:
+        for name in tensors:
+            if name not in plan.shapes:
+                raise StalePlanError(name, "not in the model", f"{tuple(tensors[name].shape)}")
+    for cut in plan.tensors:
+        if cut.name not in tensors or tuple(tensors[cut.name].shape) != cut.shape:
+            raise StalePlanError(cut.name, f"of shape {cut.shape}", "different or missing")
+    for edit in plan.attributes:
+        try:
+            present = skeleton.read(model.get_submodule(edit.module), edit.attribute)
+        except (AttributeError, IndexError, KeyError):
+            present = None
+        if present != edit.before:
+            raise StalePlanError(f"{edit.module}.{edit.attribute}", str(edit.before), str(present))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and isinstance(tensor, nn.Parameter) and not tensor.is_meta:
+            bad = int((~torch.isfinite(tensor.detach())).sum())
+            if bad:
+                raise NonFiniteWeightError(name, bad)
+
+
+def sliced(tensor: Tensor, indices: list[Tensor] | None) -> Tensor:
+    """A dense copy of a tensor with the given indices of each dimension, memory format kept."""
+    if indices is None:
+        return tensor.clone(memory_format=torch.preserve_format)
+    out = tensor
+    for dim, index in enumerate(indices):
+        if len(index) != out.shape[dim]:
+            out = out.index_select(dim, index.to(out.device))
+    if out.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004
+        if not tensor.is_contiguous():
+            return out.contiguous(memory_format=torch.channels_last)
+    return out.contiguous() if out is not tensor else out.clone()
+
+
+def _like(old: Tensor, data: Tensor, gradient: Tensor | None) -> Tensor:
+    """Wrap new data as what the old tensor was."""
+    if isinstance(old, nn.Parameter):
+        new: Tensor = type(old)(data, requires_grad=old.requires_grad)
+        new.__dict__.update({k: v for k, v in vars(old).items() if k not in vars(new)})
+    else:
+        new = data.requires_grad_(old.requires_grad) if data.is_floating_point() else data
+    new.grad = gradient
+    return new
+
+
+def _swap(
+    old: list[Tensor], made: Mapping[int, Tensor], gradients: Mapping[int, Tensor | None]
+) -> dict[int, Tensor]:
+    """Give tensor objects their new data; the objects, and so ties and optimizers, stay."""
+    for tensor in old:
+        if id(tensor) in made:
+            tensor.grad = None
+            tensor.data = made[id(tensor)]
+            tensor.grad = gradients[id(tensor)]
+    return {id(t): t for t in old}
+
+
+def _states(
+    optimizer: Optimizer, model: nn.Module, keep: Mapping[int, list[Tensor]]
+) -> dict[int, dict[str, Any]]:
+    """The optimizer's state with every tensor that has its parameter's shape sliced like it."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held & set(names):
+        raise OptimizerStateError("every parameter", "the optimizer holds none of this model")
+    new: dict[int, dict[str, Any]] = {}
+    for parameter, state in optimizer.state.items():
+        indices = keep.get(id(parameter))
+        if indices is None:
+            continue
+        fresh: dict[str, Any] = {}
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                fresh[key] = sliced(value, indices)
+            elif isinstance(value, Tensor) and value.numel() > 1:
+                raise OptimizerStateError(
+                    names.get(id(parameter), "a parameter"),
+                    f"state {key!r} has shape {tuple(value.shape)}, not the parameter's",
+                )
+            else:
+                fresh[key] = value
+        new[id(parameter)] = fresh
+    return new
+
+
+def _follow(
+    optimizer: Optimizer, new: Mapping[int, Tensor], states: Mapping[int, dict[str, Any]]
+) -> None:
+    """Point parameter groups and state to the new parameters."""
+    before = dict(optimizer.state)
+    optimizer.state.clear()
+    for parameter, state in before.items():
+        optimizer.state[new.get(id(parameter), parameter)] = states.get(id(parameter), state)
+    for group in optimizer.param_groups:
+        group["params"] = [new.get(id(p), p) for p in group["params"]]

@@ -1,0 +1,85 @@
+"""The trace of a model as plain values: operations in order, and what the sizes in calls came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from excise.trace.provenance import Guard
+
+
+class Ref(NamedTuple):
+    """A traced tensor, by number."""
+
+    number: int
+
+
+class TensorInfo(NamedTuple):
+    """What is known of a traced tensor without its data.
+
+    `name` is the qualified name of a parameter, buffer or tensor attribute; `role` is one of
+    `parameter`, `buffer`, `attribute`, `input`, `constant`, `activation`.
+    """
+
+    shape: tuple[int, ...]
+    role: str
+    name: str = ""
+    floating: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation: tensors in `args`, `kwargs` and `outs` are `Ref`s, in nested lists."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outs: tuple[Ref, ...]
+    module: str
+    where: str
+    pointwise: bool = False
+
+    def inputs(self) -> list[Ref]:
+        """The tensors that go in, in order, repeats included."""
+        return refs((self.args, tuple(self.kwargs.values())))
+
+
+class Call(NamedTuple):
+    """A Python-level call that takes sizes; ints in `args` keep their origin (`TracedInt`)."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outs: tuple[Ref, ...]
+    module: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that happened while the model ran once.
+
+    `names` maps each qualified tensor name, ties included, to its tensor. `outputs` are the
+    tensors the model returned, with a readable path each (`[0]`, `['logits']`, ...).
+    """
+
+    tensors: list[TensorInfo] = field(repr=False)
+    ops: list[Op] = field(repr=False)
+    calls: list[Call] = field(repr=False)
+    guards: list[Guard] = field(repr=False)
+    names: dict[str, Ref]
+    outputs: list[tuple[str, Ref]]
+
+    def __str__(self) -> str:
+        return f"trace of {len(self.ops)} operations over {len(self.names)} named tensors"
+
+
+def refs(tree: Any) -> list[Ref]:
+    """Every tensor in nested tuples, lists and dicts, in order."""
+    if type(tree) is Ref:
+        return [tree]
+    if isinstance(tree, (tuple, list)):
+        return [ref for item in tree for ref in refs(item)]
+    if isinstance(tree, dict):
+        return [ref for item in tree.values() for ref in refs(item)]
+    return []

@@ -1,0 +1,163 @@
+"""Integers that remember where they came from.
+
+While a model is traced, every int attribute of its modules and every size read from a tensor is a
+`TracedInt`: an ordinary int for Python and for torch, plus an *origin*, an expression over
+attributes and sizes that survives arithmetic. Where such an int later becomes the length of a
+dimension, the axis graph knows what the attribute has to be after a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+_DEEPEST = 24
+
+
+class Attribute(NamedTuple):
+    """An int attribute of a module: `Attribute("blocks.0.attn", "num_heads")`."""
+
+    module: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.path}" if self.module else self.path
+
+
+class SizeOf(NamedTuple):
+    """The length of one dimension of a traced tensor."""
+
+    tensor: int
+    dim: int
+
+
+class Apply(NamedTuple):
+    """An arithmetic operation on two expressions; `op` is one of `+ - * // %`."""
+
+    op: str
+    left: Expr
+    right: Expr
+
+
+Expr: TypeAlias = "int | Attribute | SizeOf | Apply"
+
+
+class Guard(NamedTuple):
+    """Two expressions that the model's own code compared and found equal."""
+
+    left: Expr
+    right: Expr
+
+
+_OPS: dict[str, Callable[[int, int], int]] = {
+    "+": int.__add__,
+    "-": int.__sub__,
+    "*": int.__mul__,
+    "//": int.__floordiv__,
+    "%": int.__mod__,
+}
+guards: list[Guard] = []
+"""Filled while a trace runs, emptied when one starts."""
+
+
+class TracedInt(int):
+    """An int with an origin. Equal to, hashed as, and pickled as the plain int."""
+
+    origin: Expr
+    depth: int
+
+    @classmethod
+    def of(cls, value: int, origin: Expr, depth: int = 0) -> TracedInt:
+        """Wrap a value."""
+        made = cls(value)
+        made.origin, made.depth = origin, depth
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedInt:
+        return self
+
+    def __copy__(self) -> TracedInt:
+        return self
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        same = int.__eq__(self, other) is True  # type: ignore[operator]
+        if same and isinstance(other, TracedInt) and other.origin != self.origin:
+            guards.append(Guard(self.origin, other.origin))
+        return same
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __add__(self, other: int) -> int:
+        return _apply("+", self, other)
+
+    def __radd__(self, other: int) -> int:
+        return _apply("+", other, self)
+
+    def __sub__(self, other: int) -> int:
+        return _apply("-", self, other)
+
+    def __rsub__(self, other: int) -> int:
+        return _apply("-", other, self)
+
+    def __mul__(self, other: int) -> int:
+        return _apply("*", self, other)
+
+    def __rmul__(self, other: int) -> int:
+        return _apply("*", other, self)
+
+    def __floordiv__(self, other: int) -> int:
+        return _apply("//", self, other)
+
+    def __rfloordiv__(self, other: int) -> int:
+        return _apply("//", other, self)
+
+    def __mod__(self, other: int) -> int:
+        return _apply("%", self, other)
+
+    def __neg__(self) -> int:
+        return _apply("-", 0, self)
+
+
+def _apply(op: str, left: int, right: int) -> int:
+    plain = _OPS[op]
+    result = plain(int(left), int(right)) if _ints(left, right) else NotImplemented
+    if result is NotImplemented:
+        return result
+    depth = 1 + max(getattr(left, "depth", 0), getattr(right, "depth", 0))
+    if depth > _DEEPEST:  # a counter, not a size
+        return result
+    return TracedInt.of(result, Apply(op, origin(left), origin(right)), depth)
+
+
+def _ints(left: object, right: object) -> bool:
+    return isinstance(left, int) and isinstance(right, int)
+
+
+def origin(value: int) -> Expr:
+    """Where an int came from; a plain int came from the code itself."""
+    return value.origin if isinstance(value, TracedInt) else int(value)
+
+
+def atoms(expr: Expr) -> Iterator[Attribute | SizeOf]:
+    """The attributes and sizes in an expression."""
+    if isinstance(expr, Apply):
+        yield from atoms(expr.left)
+        yield from atoms(expr.right)
+    elif not isinstance(expr, int):
+        yield expr
+
+
+def evaluate(expr: Expr, value: Callable[[Attribute | SizeOf], int]) -> int:
+    """Compute an expression, asking `value` for each attribute and size."""
+    if isinstance(expr, Apply):
+        left, right = evaluate(expr.left, value), evaluate(expr.right, value)
+        if expr.op in {"//", "%"} and right == 0:
+            return -1  # no size is negative, so whoever compares sees a difference
+        return _OPS[expr.op](left, right)
+    return expr if isinstance(expr, int) else value(expr)

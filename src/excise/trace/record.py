@@ -1,0 +1,370 @@
+"""Run a model once and write down what it did.
+
+Two recorders work together. `Tape`, under the dispatcher, sees every tensor operation after
+composite ones have been decomposed. `Calls`, above it, sees the Python calls, where the sizes that
+a call was given still remember their origin, and keeps a few composites (`linear`, attention,
+recurrent layers) whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_flatten_with_path, keystr, tree_map_only
+
+from excise.errors import ExampleError, TraceError
+from excise.trace import provenance, skeleton
+from excise.trace.program import Call, Op, Ref, TensorInfo, Trace
+from excise.trace.provenance import SizeOf, TracedInt
+
+_nn = torch._C._nn  # noqa: SLF001 - where torch keeps the functions that F re-exports
+WHOLE: dict[Any, str] = {
+    _nn.linear: "linear",
+    torch.matmul: "matmul",
+    Tensor.matmul: "matmul",
+    Tensor.__matmul__: "matmul",
+    torch.lstm: "lstm",
+    torch.gru: "gru",
+    torch.rnn_tanh: "rnn",
+    torch.rnn_relu: "rnn",
+    torch.nn.functional.scaled_dot_product_attention: "scaled_dot_product_attention",
+}
+SIZED = frozenset(
+    "view reshape expand repeat layer_norm group_norm rms_norm split chunk __getitem__ conv1d conv2d "
+    "conv3d conv_transpose1d conv_transpose2d conv_transpose3d new_zeros zeros unflatten narrow "
+    "split_with_sizes ones empty full broadcast_to new_empty new_ones new_full tile rand randn arange "
+    "repeat_interleave tensor_split pad resize_ randint view_as_strided as_strided".split()
+)
+"""Names of the calls whose int arguments are sizes of dimensions; `rules/call.py` reads them."""
+_SHAPE = Tensor.shape.__get__  # type: ignore[attr-defined]
+_TORCH = torch.__path__[0]
+_HERE = __file__.rsplit("/", 2)[0]
+
+
+class Tape(TorchDispatchMode):
+    """Sees every dispatched operation, and hands it to `done` with its result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused = False
+        self.module = ""
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused or func.namespace == "prim":
+            return self.inside(func, args, kwargs)
+        return self.step(func.overloadpacket.__name__, func, args, kwargs)
+
+    def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation that is part of a larger recorded one."""
+        return func(*args, **kwargs)
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one recorded operation."""
+        raise NotImplementedError
+
+
+class Recorder(Tape):
+    """Writes operations down; every tensor gets a number the first time it is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[int, int] = {}
+        self.alive: list[Tensor] = []
+        self.tensors: list[TensorInfo] = []
+        self.ops: list[Op] = []
+        self.calls: list[Call] = []
+        self.names: dict[str, Ref] = {}
+        self.outputs: list[tuple[str, Ref]] = []
+
+    def see(self, tensor: Tensor, role: str, name: str = "") -> Ref:
+        """The number of a tensor; a new one is entered with the given role."""
+        number = self.numbers.get(id(tensor))
+        if number is None:
+            number = len(self.tensors)
+            self.numbers[id(tensor)] = number
+            self.alive.append(tensor)
+            shape = tuple(int(n) for n in tensor.size())
+            self.tensors.append(TensorInfo(shape, role, name, tensor.is_floating_point()))
+        return Ref(number)
+
+    def freeze(self, value: Any, role: str = "constant") -> Any:
+        """Replace tensors by their numbers, in nested tuples, lists and dicts."""
+        if isinstance(value, Tensor):
+            return self.see(value, role)
+        if isinstance(value, (list, tuple)):
+            return tuple(self.freeze(item, role) for item in value)
+        if isinstance(value, dict):
+            return {key: self.freeze(item, role) for key, item in value.items()}
+        return value
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        frozen, kept = self.freeze(args), self.freeze(kwargs) if kwargs else {}
+        out = func(*args, **kwargs)
+        outs = tuple(self.see(t, "activation") for t in _tensors(out))
+        pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
+        self.ops.append(Op(name, frozen, kept, outs, self.module, where(), pointwise))
+        return out
+
+    def partial(self) -> Trace:
+        """Everything seen so far."""
+        found = list(provenance.guards)
+        return Trace(self.tensors, self.ops, self.calls, found, self.names, self.outputs)
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Write down a call that takes sizes."""
+        outs = tuple(self.see(t, "activation") for t in _tensors(out))
+        self.calls.append(
+            Call(name, self.freeze(args), self.freeze(kwargs), outs, self.module, where())
+        )
+
+
+class Calls(TorchFunctionMode):
+    """Sees Python calls: hands out traced sizes, keeps whole ops whole, notes calls with sizes."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+        self.recorder = tape if isinstance(tape, Recorder) else None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.recorder is not None and func == _SHAPE:
+            return self.sizes(args[0])
+        name = getattr(func, "__name__", "")
+        if self.recorder is not None and name in {"size", "__len__", "numel"}:
+            return self.size(name, func, args, kwargs)
+        if func in WHOLE:
+            return self.whole(WHOLE[func], func, args, kwargs)
+        if func is torch.nn.functional.multi_head_attention_forward:
+            with self:
+                return _attention_forward(*args, **kwargs)
+        out = func(*args, **kwargs)
+        if self.recorder is not None and name in SIZED:
+            self.recorder.call(name, args, kwargs, out)
+        return out
+
+    def sizes(self, tensor: Tensor) -> torch.Size:
+        """`tensor.shape`, each entry with its origin."""
+        assert self.recorder is not None  # noqa: S101 - for the type checker
+        number = self.recorder.see(tensor, "constant").number
+        return torch.Size(
+            TracedInt.of(n, SizeOf(number, i)) if n > 1 else n for i, n in enumerate(tensor.size())
+        )
+
+    def size(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`size()`, `size(dim)`, `len()` and `numel()` of a tensor."""
+        plain = func(*args, **kwargs)
+        if not isinstance(args[0], Tensor):
+            return plain
+        sizes = self.sizes(args[0])
+        if name == "numel":
+            product = 1
+            for length in sizes:
+                product = product * length
+            return product
+        if name == "__len__":
+            return sizes[0]
+        if isinstance(plain, int):
+            return sizes[args[1] if len(args) > 1 else kwargs["dim"]]
+        return sizes
+
+    def whole(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a composite as a single step of the tape."""
+        if self.tape.paused:
+            return func(*args, **kwargs)
+        step = self.tape.step
+
+        def run(*a: Any, **k: Any) -> Any:
+            self.tape.paused = True
+            try:
+                return func(*a, **k)
+            finally:
+                self.tape.paused = False
+
+        return step(name, run, args, kwargs)
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of a torch.nn.functional function that runs under a function mode, not beside it.
+
+    The original hands itself over to the mode as one opaque call; this copy believes that there is
+    no mode, so that its inner calls are seen.
+    """
+    scope = dict(function.__globals__)
+    scope["has_torch_function"] = lambda *_: False
+    return types.FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+
+
+_attention_forward = _unwrapped(torch.nn.functional.multi_head_attention_forward)
+_attention_forward.__kwdefaults__ = torch.nn.functional.multi_head_attention_forward.__kwdefaults__  # type: ignore[attr-defined]
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (tuple, list)):
+        return [t for item in value for t in _tensors(item)]
+    return []
+
+
+def where() -> str:
+    """The innermost line of the user's own code, as `file.py:12`; torch's lines are skipped."""
+    frame = sys._getframe(1)  # noqa: SLF001
+    last = ""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith((_TORCH, _HERE)):
+            return f"{'/'.join(name.rsplit('/', 2)[-2:])}:{frame.f_lineno}"
+        if frame.f_code.co_name == "forward" and not last:
+            last = f"{'/'.join(name.rsplit('/', 2)[-2:])}:{frame.f_lineno}"
+        if frame.f_code is run.__code__:
+            break
+        frame = frame.f_back  # type: ignore[assignment]
+    return last
+
+
+@contextlib.contextmanager
+def _module_paths(model: nn.Module, tape: Tape) -> Iterator[None]:
+    """Keep `tape.module` on the module that is running."""
+    handles = []
+    for name, module in model.named_modules():
+
+        def enter(_m: Any, _a: Any, name: str = name) -> None:
+            tape.module = name
+
+        handles.append(module.register_forward_pre_hook(enter))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def slow_path() -> Iterator[None]:
+    """Switch torch's fused transformer kernels off, which hide every axis, and restore them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
+    """Run a model under a tape.
+
+    Raises:
+        ExampleError: the model does not run on these inputs; names the module and the line.
+    """
+    calls = Calls(tape)
+    try:
+        with slow_path(), _module_paths(model, tape), torch.no_grad(), calls, tape:
+            return model(*args, **kwargs)
+    except TraceError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ExampleError(tape.module, _raised_at(error), f"{type(error).__name__}: {reason}") from error
+
+
+def _raised_at(error: BaseException) -> str:
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith((_TORCH, _HERE)):
+            place = f"{'/'.join(name.rsplit('/', 2)[-2:])}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+Example = tuple["FakeTensorMode | None", tuple[Any, ...], dict[str, Any]]
+
+
+def record(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Trace, Example]:
+    """Trace a model on fake tensors; where its control flow needs data, on real ones.
+
+    Not touched: the model's weights, buffers, mode, hooks, gradients and attributes, torch's
+    random state, and the inputs.
+
+    Returns:
+        The trace, and the example input as a rehearsal needs it (fake where possible).
+
+    Raises:
+        UnsupportedModelError: what was passed is not a plain module.
+        ExampleError: the model does not run on these inputs.
+    """
+    skeleton.check(model)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    thin = tree_map_only(
+        Tensor, lambda t: mode.from_tensor(t.detach(), static_shapes=True), (args, kwargs)
+    )
+    try:
+        return trace_on(skeleton.fake(model, mode), Recorder(), mode, *thin), (mode, *thin)
+    except ExampleError as error:
+        copies = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                found = trace_on(skeleton.copied(model, {}), Recorder(), None, *copies)
+        except ExampleError as real:
+            raise real from error
+        return found, (None, *copies)
+
+
+def trace_on(
+    bones: nn.Module,
+    recorder: Recorder,
+    mode: FakeTensorMode | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Trace:
+    """Trace a copy that may be changed: attributes are planted with provenance, then it runs."""
+    skeleton.plant(bones)
+    parameters = {id(p) for p in bones.parameters()}
+    buffers = {id(b) for b in bones.buffers()}
+    for name, tensor in skeleton.named_tensors(bones):
+        known = "buffer" if id(tensor) in buffers else "attribute"
+        role = "parameter" if id(tensor) in parameters else known
+        recorder.names[name] = recorder.see(tensor, role, name)
+    for tensor in tree_flatten((args, kwargs))[0]:
+        if isinstance(tensor, Tensor):
+            recorder.see(tensor, "input")
+    provenance.guards.clear()
+    with mode if mode is not None else contextlib.nullcontext():
+        out = run(bones, recorder, args, kwargs)
+    recorder.outputs = [
+        (keystr(path) or "output", recorder.see(value, "constant"))
+        for path, value in output_leaves(out)
+    ]
+    return recorder.partial()
+
+
+def output_leaves(out: Any) -> list[tuple[Any, Tensor]]:
+    """The tensors in a model's output with their paths; dataclasses and plain objects included."""
+    found: list[tuple[Any, Tensor]] = []
+    for path, value in tree_flatten_with_path(out)[0]:
+        if isinstance(value, Tensor):
+            found.append((path, value))
+        elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
+            inner = {k: v for k, v in vars(value).items() if not k.startswith("_")}
+            found += [(path + deeper, t) for deeper, t in output_leaves(inner)] if inner else []
+    return found

@@ -1,0 +1,334 @@
+"""Proof: the cut model computes what the original computes with the same units silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_map, tree_map_only
+
+from excise.axes import Axis, leaves, notation
+from excise.errors import TraceError, VerificationError
+from excise.graph import AxisGraph, trace
+from excise.plan import Plan, mask
+from excise.trace import Op, Ref
+from excise.trace.record import Tape, output_leaves, run
+from excise.trace.skeleton import copied, named_tensors
+
+TOLERANCE = 1e-9
+_NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.complex64})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was proved, and how.
+
+    Attributes:
+        kind: `exact` (removed equals silenced), `exact-with-mixing` (equal to a reference in which
+            the operations in `mixing` are told which units exist) or `unproved`.
+        worst: largest difference, relative to the largest value of that output, in float64.
+        outputs: the same for each output tensor, by path.
+        mixing: the operations that mix units of a cut axis, by name and module.
+        tolerance: what `worst` had to stay below.
+        reason: why nothing could be proved; empty otherwise.
+    """
+
+    kind: str
+    worst: float
+    outputs: tuple[tuple[str, float], ...]
+    mixing: tuple[str, ...]
+    tolerance: float = TOLERANCE
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the cut is proved. NaN never passes."""
+        return self.kind != "unproved" and self.worst <= self.tolerance
+
+    def check(self) -> None:
+        """Raise unless the cut is proved.
+
+        Raises:
+            VerificationError: the outputs differ, or nothing could be proved.
+        """
+        if not self.passed:
+            output = max(self.outputs, key=lambda o: o[1] if o[1] == o[1] else float("inf"))[0] if (
+                self.outputs
+            ) else (self.reason or "none")
+            raise VerificationError(self.worst, self.tolerance, output)
+
+    def __str__(self) -> str:
+        if self.kind == "unproved":
+            return f"not proved: {self.reason}"
+        said = "proved" if self.passed else "WRONG"
+        against = "the silenced original"
+        if self.mixing:
+            kinds = sorted({name.split(" ")[0] for name in self.mixing})
+            against += f", told which units exist at {len(self.mixing)} ops ({', '.join(kinds)})"
+        return (
+            f"{said}: equals {against}; worst relative difference {self.worst:.2g} in float64 "
+            f"(allowed {self.tolerance:.0e})"
+        )
+
+
+def verify(
+    original: nn.Module, small: nn.Module, plan: Plan, *inputs: Any, **kwargs: Any
+) -> Verdict:
+    """Compare a cut model with the original whose removed units are silenced.
+
+    Both run in float64 and eval mode, on copies. Silenced means: every slice of every parameter
+    that the plan removes is set to zero, so no consumer reads the unit. Where an operation mixes
+    units (LayerNorm over a cut width, attention over a cut head dimension), removing legitimately
+    differs from silencing; there, and only there, the reference leaves the removed units out, and
+    the verdict names the operation.
+
+    Args:
+        original: the model before the cut. Not touched.
+        small: the model after it. Not touched.
+        plan: the cut between them.
+        inputs: an input batch for both.
+        kwargs: keyword inputs.
+
+    Returns:
+        The verdict; look at `passed`, or call `check()`.
+    """
+    args, named = _double((inputs, kwargs))
+    try:
+        before = trace(_eval64(original), *args, **named)
+        after = trace(_eval64(small), *args, **named)
+    except TraceError as error:
+        return Verdict("unproved", float("nan"), (), (), reason=str(error).split("\n")[0])
+    mismatch = _same_path(before, after)
+    if mismatch:
+        return Verdict("unproved", float("nan"), (), (), reason=mismatch)
+    removed = _removed(before, plan)
+    mixing = _mixing(before, after, removed)
+    reference = Silenced(before, after, removed, set(mixing))
+    silent = _silence(_eval64(original), plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wanted = run(silent, reference, args, named)
+        torch.manual_seed(0)
+        found = run(_eval64(small), Wide(), args, named)
+    if reference.lost:
+        return Verdict("unproved", float("nan"), (), (), reason=reference.lost)
+    outputs = tuple(_differences(wanted, found))
+    worst = max((d for _, d in outputs), key=lambda d: d if d == d else float("inf"), default=0.0)
+    names = tuple(dict.fromkeys(mixing.values()))
+    kind = "exact-with-mixing" if mixing else "exact"
+    return Verdict(kind, worst, outputs, names)
+
+
+def _double(tree: Any) -> Any:
+    return tree_map_only(
+        Tensor, lambda t: t.detach().double() if t.dtype in _NARROW - {torch.complex64} else t.detach(), tree
+    )
+
+
+def _eval64(model: nn.Module) -> nn.Module:
+    """A copy in float64 and eval mode, made tensor by tensor."""
+    memo: dict[int, Any] = {}
+    for _, t in named_tensors(model):
+        if id(t) not in memo:
+            data = t.detach()
+            wide = data.double() if data.is_floating_point() else data.clone()
+            memo[id(t)] = nn.Parameter(wide, requires_grad=False) if isinstance(t, nn.Parameter) else wide
+    return copied(model, memo).eval()
+
+
+def _silence(model: nn.Module, plan: Plan) -> nn.Module:
+    """Set every removed slice of every parameter to zero, in place."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for cut in plan.tensors:
+            tensor = tensors.get(cut.name)
+            if tensor is None:
+                continue
+            for dim, written in enumerate(cut.dims):
+                gone = torch.from_numpy((~mask(written, plan)).nonzero()[0])
+                if len(gone):
+                    tensor.index_fill_(dim, gone, 0.0)
+    return model
+
+
+def _same_path(before: AxisGraph, after: AxisGraph) -> str:
+    """Why the two models cannot be compared step by step; empty if they can."""
+    ours, theirs = before.trace.ops, after.trace.ops
+    for a, b in zip(ours, theirs, strict=False):
+        if a.name != b.name:
+            return f"the cut model takes another path at {a.where}: {b.name} instead of {a.name}"
+    if len(ours) != len(theirs):
+        return f"the cut model runs {len(theirs)} operations, the original {len(ours)}"
+    return ""
+
+
+def _removed(graph: AxisGraph, plan: Plan) -> dict[Axis, Tensor]:
+    """Axis -> the indices that stay, for every axis that the plan cuts."""
+    found = {}
+    for name in plan.removed:
+        axis = graph.axes.get(name)
+        if axis is not None:
+            found[axis] = torch.from_numpy(plan.kept(name))
+    return found
+
+
+def _mixing(
+    before: AxisGraph, after: AxisGraph, removed: Mapping[Axis, Tensor]
+) -> dict[int, str]:
+    """Operations whose result depends on which units exist: number -> name and module."""
+    ops = before.trace.ops
+    found: dict[int, str] = {}
+    for mixing in before.scope.mixings:
+        if any(leaf in removed for leaf in leaves(mixing.term)):
+            found[mixing.op] = f"{mixing.name} in {ops[mixing.op].module}"
+    for number, (a, b) in enumerate(zip(ops, after.trace.ops, strict=True)):
+        if _floats(a) != _floats(b):
+            found[number] = f"{a.name} (a constant computed from a length) in {a.module}"
+    return found
+
+
+def _floats(op: Op) -> list[float]:
+    return [v for v in _scalars((op.args, tuple(op.kwargs.values()))) if isinstance(v, float)]
+
+
+def _scalars(tree: Any) -> list[Any]:
+    if type(tree) is Ref:
+        return []
+    if isinstance(tree, (tuple, list)):
+        return [v for item in tree for v in _scalars(item)]
+    return [tree]
+
+
+class Wide(Tape):
+    """Runs every operation in float64, even where the model asks for less."""
+
+    def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Widen the dtypes that an operation is asked for."""
+        return func(*_wider(args), **_wider(kwargs))
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.count += 1
+        return self.inside(func, args, kwargs)
+
+
+def _wider(tree: Any) -> Any:
+    if isinstance(tree, torch.dtype):
+        return torch.float64 if tree in _NARROW - {torch.complex64} else (
+            torch.complex128 if tree is torch.complex64 else tree
+        )
+    if isinstance(tree, Tensor) and tree.dtype in _NARROW:
+        return tree.to(torch.complex128 if tree.dtype is torch.complex64 else torch.float64)
+    if type(tree) in (tuple, list):
+        return type(tree)(_wider(v) for v in tree)
+    if isinstance(tree, dict):
+        return {k: _wider(v) for k, v in tree.items()}
+    return tree
+
+
+class Silenced(Wide):
+    """Runs the silenced original; mixing operations see only the units that exist."""
+
+    def __init__(
+        self,
+        before: AxisGraph,
+        after: AxisGraph,
+        removed: Mapping[Axis, Tensor],
+        mixing: set[int],
+    ) -> None:
+        super().__init__()
+        self.before, self.after, self.removed, self.mixing = before, after, removed, mixing
+        self.lost = ""
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        number, ops = self.count, self.before.trace.ops
+        if not self.lost and (number >= len(ops) or ops[number].name != name):
+            self.lost = f"with real data the original takes another path at operation {number}"
+        if self.lost or number not in self.mixing:
+            return super().step(name, func, args, kwargs)
+        old, new = ops[number], self.after.trace.ops[number]
+        given = _flatten((args, kwargs))
+        small = [self._gather(t, ref) for t, ref in zip(given, old.inputs(), strict=True)]
+        there = iter(small)
+        new_args = _refill(new.args, there)
+        new_kwargs = _refill(new.kwargs, there)
+        out = super().step(name, func, new_args, new_kwargs)
+        spread = iter([self._scatter(t, ref) for t, ref in zip(_flatten(out), old.outs, strict=True)])
+        return tree_map(lambda v: next(spread) if isinstance(v, Tensor) else v, out)
+
+    def _kept(self, ref: Ref) -> list[Tensor | None]:
+        """Indices that stay of each dimension; None where all do."""
+        found: list[Tensor | None] = []
+        for term in self.before.scope.get(ref):
+            cut = any(leaf in self.removed for leaf in leaves(term))
+            found.append(self._indices(term) if cut else None)
+        return found
+
+    def _indices(self, term: list[Axis]) -> Tensor:
+        plan = Plan(
+            {a.name: tuple((~k).nonzero().flatten().tolist()) for a, k in self.removed.items()},
+            Sizes(term),
+            (),
+        )
+        return torch.from_numpy(plan.indices(notation(term)))
+
+    def _gather(self, tensor: Tensor, ref: Ref) -> Tensor:
+        for dim, index in enumerate(self._kept(ref)):
+            if index is not None:
+                tensor = tensor.index_select(dim, index.to(tensor.device))
+        return tensor
+
+    def _scatter(self, tensor: Tensor, ref: Ref) -> Tensor:
+        for dim, index in enumerate(self._kept(ref)):
+            if index is not None:
+                shape = list(tensor.shape)
+                shape[dim] = self.before.scope.shape(ref)[dim]
+                wide = tensor.new_zeros(shape)
+                tensor = wide.index_copy_(dim, index.to(tensor.device), tensor)
+        return tensor
+
+
+class Sizes(dict[str, int]):
+    """Sizes of the axes under a term by name, unnamed ones included."""
+
+    def __init__(self, term: list[Axis]) -> None:
+        super().__init__({leaf.name or f"_{leaf.size}": leaf.size for leaf in leaves(term)})
+
+
+def _flatten(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, (tuple, list)):
+        return [t for item in tree for t in _flatten(item)]
+    if isinstance(tree, dict):
+        return [t for item in tree.values() for t in _flatten(item)]
+    return []
+
+
+def _refill(tree: Any, tensors: Any) -> Any:
+    """Put tensors back where the trace has references, in order."""
+    if type(tree) is Ref:
+        return next(tensors)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_refill(v, tensors) for v in tree)
+    if isinstance(tree, dict):
+        return {k: _refill(v, tensors) for k, v in tree.items()}
+    return tree
+
+
+def _differences(wanted: Any, found: Any) -> list[tuple[str, float]]:
+    out = []
+    for (path, a), (_, b) in zip(output_leaves(wanted), output_leaves(found), strict=True):
+        name = keystr(path) or "output"
+        if a.shape != b.shape:
+            out.append((name, float("inf")))
+        elif not a.is_floating_point() and not a.is_complex():
+            out.append((name, 0.0 if torch.equal(a, b) else float("inf")))
+        elif a.numel():
+            scale = float(a.abs().max())
+            out.append((name, float((a - b).abs().max()) / (scale or 1.0)))
+    return out
+
+
