@@ -293,10 +293,9 @@ class Ties:
         second = next((c for c in self.classes if y in c), None) or {y: 1}
         if first is second:
             return first[x] * q == first[y] * p
-        scale = math.lcm(first[x] * q, second[y] * p)
-        left, right = scale // (first[x] * q), scale // (second[y] * p)
-        merged = {a: w * left * q for a, w in first.items()}
-        merged |= {a: w * right * p for a, w in second.items()}
+        left, right = p * second[y], q * first[x]
+        merged = {axis: weight * left for axis, weight in first.items()}
+        merged |= {axis: weight * right for axis, weight in second.items()}
         common = math.gcd(*merged.values())
         self.classes = [c for c in self.classes if c is not first and c is not second]
         self.classes.append({a: w // common for a, w in merged.items()})

@@ -50,6 +50,12 @@ _TORCH = torch.__path__[0]
 _HERE = __file__.rsplit("/", 2)[0]
 
 
+_IDENTITIES = frozenset({"detach", "alias", "lift", "lift_fresh", "_to_copy", "clone"})
+"""Not operations: the same units, and fake, real and widened runs differ in where they occur."""
+
+_RENAMED = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
+
+
 class Tape(TorchDispatchMode):
     """Sees every dispatched operation, and hands it to `done` with its result."""
 
@@ -65,7 +71,24 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.paused or func.namespace == "prim":
             return self.inside(func, args, kwargs)
-        return self.step(func.overloadpacket.__name__, func, args, kwargs)
+        name = func.overloadpacket.__name__
+        if name in _IDENTITIES:
+            out = self.inside(func, args, kwargs)
+            self.alias(args[0], out)
+            return out
+        return self.step(_RENAMED.get(name, name), func, args, kwargs)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Operations in this block are not steps of the model."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    def alias(self, source: Tensor, out: Tensor) -> None:
+        """Note that two tensor objects are the same tensor."""
 
     def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation that is part of a larger recorded one."""
@@ -99,6 +122,10 @@ class Recorder(Tape):
             shape = tuple(int(n) for n in tensor.size())
             self.tensors.append(TensorInfo(shape, role, name, tensor.is_floating_point()))
         return Ref(number)
+
+    def alias(self, source: Tensor, out: Tensor) -> None:
+        self.numbers.setdefault(id(out), self.see(source, "constant").number)
+        self.alive.append(out)
 
     def freeze(self, value: Any, role: str = "constant") -> Any:
         """Replace tensors by their numbers, in nested tuples, lists and dicts."""
@@ -190,11 +217,8 @@ class Calls(TorchFunctionMode):
         step = self.tape.step
 
         def run(*a: Any, **k: Any) -> Any:
-            self.tape.paused = True
-            try:
+            with self.tape.pause():
                 return func(*a, **k)
-            finally:
-                self.tape.paused = False
 
         return step(name, run, args, kwargs)
 
