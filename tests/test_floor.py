@@ -18,7 +18,7 @@ FLOORS = (  # bottom first, see docs/decisions/0002-floors.md
     ("units", "errors"),
     ("axes",),
     ("trace", "rules", "layers"),
-    ("graph",),
+    ("equality", "graph"),
     ("plan", "scores", "measure"),
     ("budget", "surgery"),
     ("verify",),

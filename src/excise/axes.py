@@ -14,6 +14,7 @@ made equal raises `Clash`; the caller pins what is concerned. Nothing is guessed
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -185,7 +186,7 @@ def cut_parts(axis_or_term: Axis | Term, edges: Iterable[int]) -> list[Term]:
 
 
 def _cut_axis(axis: Axis, bounds: list[int]) -> list[Term]:
-    lengths = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+    lengths = [end - start for start, end in itertools.pairwise(bounds)]
     if axis.parts is None:
         axis.parts = [Axis(length, axis.pin) for length in lengths]
         return [[part] for part in axis.parts]

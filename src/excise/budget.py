@@ -27,6 +27,7 @@ from excise.scores.scores import Scores
 from excise.trace.skeleton import read
 
 _ROUNDS = 64
+_PASSES = 12
 DEFAULT_MIN_KEEP = 0.1
 
 
@@ -97,7 +98,9 @@ def plan(
     extra: list[tuple[int, Why]] = []
     for _ in range(_ROUNDS):
         guarded = protected(graph, patterns)
-        kept, removed = choose(graph, scores, name, target, round_to, min_keep, guarded)
+        kept, removed = choose(
+            graph, scores, name, target, round_to=round_to, min_keep=min_keep, guarded=guarded
+        )
         made = build(graph, kept, removed)
         found = rehearse(graph, made, kept)
         if not found:
@@ -112,7 +115,9 @@ def _target(**budgets: float | None) -> tuple[str, float]:
     given = {k: v for k, v in budgets.items() if v is not None}
     if len(given) != 1:
         names = ", ".join(budgets)
-        raise InvalidTargetError(" and ".join(given) or "no budget", str(len(given)), f"one of {names}")
+        raise InvalidTargetError(
+            " and ".join(given) or "no budget", str(len(given)), f"one of {names}"
+        )
     ((name, target),) = given.items()
     good = isinstance(target, (int, float)) and not isinstance(target, bool) and 0 < target <= 1
     if not good:
@@ -142,7 +147,8 @@ def check_scores(graph: AxisGraph, scores: Scores) -> None:
             raise InvalidScoresError(group.name, "there are none")
         if tuple(values.shape) != (group.size,):
             raise InvalidScoresError(
-                group.name, f"their shape is {tuple(values.shape)}, the group has {group.size} units"
+                group.name,
+                f"their shape is {tuple(values.shape)}, the group has {group.size} units",
             )
         if not torch.isfinite(values).all():
             raise InvalidScoresError(group.name, "some are NaN or infinite")
@@ -172,9 +178,7 @@ def _matches(tensor: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(".".join(parts[:i]), pattern) for i in range(1, len(parts) + 1))
 
 
-def bundles(
-    graph: AxisGraph, scores: Scores, min_keep: float, guarded: set[Axis]
-) -> list[Bundle]:
+def bundles(graph: AxisGraph, scores: Scores, min_keep: float, guarded: set[Axis]) -> list[Bundle]:
     """Groups that may be cut, tied ones together, with their units in order of removal.
 
     Each group's scores are divided by their mean, so that groups of different scale compare.
@@ -212,6 +216,7 @@ def choose(
     scores: Scores,
     name: str,
     target: float,
+    *,
     round_to: int,
     min_keep: float,
     guarded: set[Axis],
@@ -229,24 +234,20 @@ def choose(
     measure = _measure(graph, name)
     full = measure({})
 
-    def lengths(count: int) -> dict[Axis, int]:
+    def lengths(chosen: list[Step]) -> dict[Axis, int]:
         taken = [0] * len(ready)
-        for step in steps[:count]:
+        for step in chosen:
             taken[step.bundle] += 1
-        return {a: n for b, t in zip(ready, taken, strict=True) for a, n in b.kept(t, round_to).items()}
+        return {
+            a: n for b, t in zip(ready, taken, strict=True) for a, n in b.kept(t, round_to).items()
+        }
 
-    low, high = 0, len(steps)
-    smallest = measure(lengths(high)) / full if full else 1.0
+    smallest = measure(lengths(steps)) / full if full else 1.0
     if smallest > target:
         reasons = tuple(str(p) for p in graph.pins[:5])
         raise UnreachableTargetError(name, target, smallest, reasons)
-    while low < high:
-        middle = (low + high) // 2
-        if measure(lengths(middle)) <= target * full:
-            high = middle
-        else:
-            low = middle + 1
-    kept = lengths(low)
+    taken = _shortest(steps, lambda chosen: measure(lengths(chosen)) <= target * full)
+    kept = lengths(taken)
     removed = {
         axis.name: tuple(sorted(order[: axis.size - kept[axis]]))
         for bundle in ready
@@ -254,6 +255,30 @@ def choose(
         if kept[axis] < axis.size
     }
     return kept, removed
+
+
+def _shortest(steps: list[Step], enough: Callable[[list[Step]], bool]) -> list[Step]:
+    """The fewest steps, in order, that are enough; a last step that overshoots is passed over.
+
+    One step of a wide bundle (a residual stream) can cost as much as many of the others. Where the
+    step that crosses the line can be left out, with all later ones of its bundle, and the rest
+    still suffices, the result ends closer to the budget.
+    """
+    best: list[Step] = []
+    for _ in range(_PASSES):
+        low, high = 0, len(steps)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(steps[:middle]) else (middle + 1, high)
+        best = steps[:low]
+        if not low:
+            break
+        crossing = best[-1].bundle
+        without = best[:-1] + [s for s in steps[low:] if s.bundle != crossing]
+        if not enough(without):
+            break
+        steps = without
+    return best
 
 
 def _measure(graph: AxisGraph, name: str) -> Callable[[Mapping[Axis, int]], int]:
@@ -362,7 +387,9 @@ def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tup
         Nothing if all is well; else the operations whose axes must stay, with the reason.
     """
     shapes = {cut.name: made.shape_after(cut) for cut in made.tensors}
-    after, failure = graph.stage.rehearse(shapes, [(a.module, a.attribute, a.after) for a in made.attributes])
+    after, failure = graph.stage.rehearse(
+        shapes, [(a.module, a.attribute, a.after) for a in made.attributes]
+    )
     lengths = Lengths(kept)
     first = None
     for number, (old, new) in enumerate(zip(graph.trace.ops, after.ops, strict=False)):
@@ -379,9 +406,13 @@ def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tup
     if first is None:
         first = min(len(after.ops), len(graph.trace.ops) - 1)
     op = graph.trace.ops[first]
-    reason = f"the cut model fails here: {failure.reason}" if failure else "the code needs this length"
+    reason = (
+        f"the cut model fails here: {failure.reason}" if failure else "the code needs this length"
+    )
     why = Why(reason, f"{op.where} in {op.module}")
     alike = [
-        i for i, o in enumerate(graph.trace.ops) if o.name == op.name and o.where == op.where and o.where
+        i
+        for i, o in enumerate(graph.trace.ops)
+        if o.name == op.name and o.where == op.where and o.where
     ]
     return [(i, why) for i in {first, *alike}]

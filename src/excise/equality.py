@@ -147,7 +147,9 @@ class Solver:
         """Attributes that only occur inside expressions: `3 * attr == length`."""
         for demand in nested:
             unknown = {
-                a for a in atoms(demand.given) if isinstance(a, Attribute) and a not in self.attributes
+                a
+                for a in atoms(demand.given)
+                if isinstance(a, Attribute) and a not in self.attributes
             }
             if len(unknown) == 1:
                 (attribute,) = unknown
@@ -173,18 +175,27 @@ class Solver:
         elif expr.op == "-":
             found = add(wanted, other) if inside_left else add(other, wanted, -1)
         elif expr.op == "//":
-            found = multiply(wanted, other) if inside_left else divide(other, wanted) if wanted else None
+            found = (
+                multiply(wanted, other)
+                if inside_left
+                else divide(other, wanted)
+                if wanted
+                else None
+            )
         return None if found is None else self._isolate(inner, found, attribute)
 
     def _constrain(self, demands: list[Demand], values: dict[Attribute, int]) -> list[Tie] | None:
-        """Ties from what remains; None when something was pinned and all must be looked at again."""
+        """Ties from what remains; None when something was pinned, and all must be seen again."""
         weights = Ties()
         for demand in demands:
             rest = self._difference(demand.given, length(demand.term), values)
             if rest is None:
                 involved = self._leaves(demand)
                 if any(leaf.pin is None for leaf in involved):
-                    pin(involved, Why("its length goes through arithmetic that rounds", demand.why.where))
+                    pin(
+                        involved,
+                        Why("its length goes through arithmetic that rounds", demand.why.where),
+                    )
                     return None
                 continue
             if not rest:
@@ -212,7 +223,9 @@ class Solver:
             if isinstance(atom, SizeOf) and self.scope.dims[atom.tensor] is not None:
                 found += leaves(self.scope.dims[atom.tensor][atom.dim])  # type: ignore[index]
             elif isinstance(atom, Attribute) and atom in self.attributes:
-                found += [axis for m in self.attributes[atom] for axis in m if isinstance(axis, Axis)]
+                found += [
+                    axis for m in self.attributes[atom] for axis in m if isinstance(axis, Axis)
+                ]
         return found
 
 

@@ -2,7 +2,7 @@
 
 ExciseError
 ├── TraceError                 the model cannot be read
-│   ├── UnsupportedModelError    compiled, scripted, wrapped in (Distributed)DataParallel, or not a module
+│   ├── UnsupportedModelError    compiled, scripted, in DataParallel, or not a module
 │   └── ExampleError             the example input does not run
 ├── PlanError                  the request cannot be met
 │   ├── InvalidTargetError       a budget or option is out of range, or two were given
@@ -15,7 +15,7 @@ ExciseError
 ├── SurgeryError               the model cannot be cut
 │   ├── StalePlanError           the plan was made for a model of another shape, or is spent
 │   ├── NonFiniteWeightError     a weight is NaN or infinite
-│   └── OptimizerStateError      the optimizer does not hold the model, or its state cannot be sliced
+│   └── OptimizerStateError      the optimizer is not the model's, or its state cannot be sliced
 ├── VerificationError          the cut model disagrees with its reference
 ├── FileError                  a file cannot be read or written
 │   ├── CorruptFileError         truncated, damaged, or not a safetensors file
@@ -70,7 +70,9 @@ class UnsupportedModelError(TraceError):
     do: str
 
     def __str__(self) -> str:
-        return f"a {self.kind} cannot be traced: its layers are hidden from Python.\n  do: {self.do}."
+        return (
+            f"a {self.kind} cannot be traced: its layers are hidden from Python.\n  do: {self.do}."
+        )
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 from excise.axes import Axis, Clash, Term, Why, flat, leaves, notation, pin
 from excise.equality import Solution, Solver, Tie, value
-from excise.rules import POINTWISE, RULES, Scope, demands
+from excise.rules import POINTWISE, RULES, Scope, compared, demands
 from excise.rules.pointwise import pointwise
 from excise.trace import Op, Trace
 from excise.trace import record as record_trace
@@ -200,6 +200,7 @@ def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> 
         for term in scope.get(ref):
             pin(term, Why("a model output", path))
     wanted = [d for record in found.calls for d in demands(scope, record)]
+    wanted += [d for guard in found.guards for d in compared(scope, guard)]
     for number, why in extra:
         op = found.ops[number]
         for ref in [*op.inputs(), *op.outs]:
@@ -234,7 +235,7 @@ def _tied(tie: Tie | None, axis: Axis) -> tuple[str, ...]:
 
 
 def _apply(scope: Scope, op: Op) -> None:
-    """One rule; what it cannot express pins the axes concerned, never more than this operation's."""
+    """One rule; what it cannot express pins the axes of this operation, never more."""
     plain = op.name[:-1] if op.name.endswith("_") and not op.name.endswith("__") else op.name
     rule = RULES.get(plain) or RULES.get(op.name)
     if rule is None and (op.pointwise or plain in POINTWISE):
@@ -258,9 +259,7 @@ def _opaque(scope: Scope, op: Op, reason: str) -> None:
             pin(term, why)
     for out in op.outs:
         if scope.dims[out.number] is None:
-            scope.dims[out.number] = [
-                [] if n == 1 else [Axis(n, why)] for n in scope.shape(out)
-            ]
+            scope.dims[out.number] = [[] if n == 1 else [Axis(n, why)] for n in scope.shape(out)]
         else:
             for term in scope.get(out):
                 pin(term, why)
@@ -306,5 +305,3 @@ def _fresh(tensor: str, dim: int, taken: Mapping[str, Axis]) -> str:
         count += 1
         name = f"{base}/{count}"
     return name
-
-

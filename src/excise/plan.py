@@ -114,7 +114,9 @@ class Plan:
                 raise PlanFormatError(f"axis {name!r} has no size")
             good = list(units) == sorted(set(units)) and all(0 <= u < length for u in units)
             if not good or len(units) >= length:
-                raise PlanFormatError(f"the removed units of {name!r} do not fit its {length} units")
+                raise PlanFormatError(
+                    f"the removed units of {name!r} do not fit its {length} units"
+                )
         for cut in self.tensors:
             try:
                 found = tuple(len(mask(dim, self)) for dim in cut.dims)

@@ -81,19 +81,7 @@ def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
         StalePlanError: a tensor or attribute is not what the plan was made for.
         NonFiniteWeightError: a weight to be cut is NaN or infinite.
     """
-    for name, shape in plan.shapes.items():
-        found = tensors.get(name)
-        if found is None:
-            raise StalePlanError(name, f"a tensor of shape {shape}", "not in this model")
-        if tuple(found.shape) != shape:
-            raise StalePlanError(name, f"of shape {shape}", f"of shape {tuple(found.shape)}")
-    if plan.shapes:
-        for name in tensors:
-            if name not in plan.shapes:
-                raise StalePlanError(name, "not in the model", f"{tuple(tensors[name].shape)}")
-    for cut in plan.tensors:
-        if cut.name not in tensors or tuple(tensors[cut.name].shape) != cut.shape:
-            raise StalePlanError(cut.name, f"of shape {cut.shape}", "different or missing")
+    _check_shapes(plan, tensors)
     for edit in plan.attributes:
         try:
             present = skeleton.read(model.get_submodule(edit.module), edit.attribute)
@@ -106,6 +94,21 @@ def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
             bad = int((~torch.isfinite(tensor.detach())).sum())
             if bad:
                 raise NonFiniteWeightError(name, bad)
+
+
+def _check_shapes(plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    for name, shape in plan.shapes.items():
+        found = tensors.get(name)
+        if found is None:
+            raise StalePlanError(name, f"a tensor of shape {shape}", "not in this model")
+        if tuple(found.shape) != shape:
+            raise StalePlanError(name, f"of shape {shape}", f"of shape {tuple(found.shape)}")
+    for name in tensors if plan.shapes else ():
+        if name not in plan.shapes:
+            raise StalePlanError(name, "not in the model", f"{tuple(tensors[name].shape)}")
+    for cut in plan.tensors:
+        if cut.name not in tensors or tuple(tensors[cut.name].shape) != cut.shape:
+            raise StalePlanError(cut.name, f"of shape {cut.shape}", "different or missing")
 
 
 def sliced(tensor: Tensor, indices: list[Tensor] | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -59,9 +60,11 @@ class Verdict:
             VerificationError: the outputs differ, or nothing could be proved.
         """
         if not self.passed:
-            output = max(self.outputs, key=lambda o: o[1] if o[1] == o[1] else float("inf"))[0] if (
-                self.outputs
-            ) else (self.reason or "none")
+            output = (
+                max(self.outputs, key=lambda o: o[1] if o[1] == o[1] else float("inf"))[0]
+                if (self.outputs)
+                else (self.reason or "none")
+            )
             raise VerificationError(self.worst, self.tolerance, output)
 
     def __str__(self) -> str:
@@ -134,10 +137,14 @@ def _compare(
     if reference.lost:
         return _unproved(reference.lost), False
     outputs = tuple(_differences(wanted, found))
-    worst = max((d for _, d in outputs), key=lambda d: d if d == d else float("inf"), default=0.0)
+    worst = max((d for _, d in outputs), key=_nan_last, default=0.0)
     names = tuple(dict.fromkeys(mixing.values()))
     kind = "exact-with-mixing" if mixing else "exact"
     return Verdict(kind, worst, outputs, names), _flat_outputs(wanted)
+
+
+def _nan_last(difference: float) -> float:
+    return float("inf") if math.isnan(difference) else difference
 
 
 def _unproved(reason: str) -> Verdict:
@@ -167,7 +174,9 @@ def _same_cut(original: nn.Module, small: nn.Module, plan: Plan) -> bool:
 
 def _double(tree: Any) -> Any:
     return tree_map_only(
-        Tensor, lambda t: t.detach().double() if t.dtype in _NARROW - {torch.complex64} else t.detach(), tree
+        Tensor,
+        lambda t: t.detach().double() if t.dtype in _NARROW - {torch.complex64} else t.detach(),
+        tree,
     )
 
 
@@ -178,7 +187,9 @@ def _eval64(model: nn.Module) -> nn.Module:
         if id(t) not in memo:
             data = t.detach()
             wide = data.double() if data.is_floating_point() else data.clone()
-            memo[id(t)] = nn.Parameter(wide, requires_grad=False) if isinstance(t, nn.Parameter) else wide
+            memo[id(t)] = (
+                nn.Parameter(wide, requires_grad=False) if isinstance(t, nn.Parameter) else wide
+            )
     return copied(model, memo).eval()
 
 
@@ -218,9 +229,7 @@ def _removed(graph: AxisGraph, plan: Plan) -> Removed:
     return found
 
 
-def _mixing(
-    before: AxisGraph, after: AxisGraph, removed: Removed
-) -> dict[int, str]:
+def _mixing(before: AxisGraph, after: AxisGraph, removed: Removed) -> dict[int, str]:
     """Operations whose result depends on which units exist: number -> name and module."""
     ops = before.trace.ops
     found: dict[int, str] = {}
@@ -253,14 +262,18 @@ class Wide(Tape):
         return func(*_wider(args), **_wider(kwargs))
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Count an operation and run it wide."""
+        del name
         self.count += 1
         return self.inside(func, args, kwargs)
 
 
 def _wider(tree: Any) -> Any:
     if isinstance(tree, torch.dtype):
-        return torch.float64 if tree in _NARROW - {torch.complex64} else (
-            torch.complex128 if tree is torch.complex64 else tree
+        return (
+            torch.float64
+            if tree in _NARROW - {torch.complex64}
+            else (torch.complex128 if tree is torch.complex64 else tree)
         )
     if isinstance(tree, Tensor) and tree.dtype in _NARROW:
         return tree.to(torch.complex128 if tree.dtype is torch.complex64 else torch.float64)
@@ -286,6 +299,7 @@ class Silenced(Wide):
         self.lost = ""
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation; a mixing one on the units that exist."""
         number, ops = self.count, self.before.trace.ops
         if not self.lost and (number >= len(ops) or ops[number].name != name):
             self.lost = f"with real data the original takes another path at operation {number}"
@@ -372,5 +386,3 @@ def _differences(wanted: Any, found: Any) -> list[tuple[str, float]]:
             scale = float(a.abs().max())
             out.append((name, float((a - b).abs().max()) / (scale or 1.0)))
     return out
-
-

@@ -27,7 +27,7 @@ def _bilinear(_: Any, shapes: Shapes) -> dict[str, int]:
 
 
 def _convolution(layer: Any, shapes: Shapes) -> dict[str, int]:
-    """`groups` shrinks with the channels only if it is the channels (depthwise), or in whole groups."""
+    """`groups` shrinks with the channels if it is the channels (depthwise)."""
     weight, old = shapes["weight"], layer.weight.shape
     transposed = bool(layer.transposed)
     lead, per_group = weight[0], weight[1]

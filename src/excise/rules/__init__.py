@@ -15,7 +15,7 @@ from excise.rules import (
     space,
     spectral,
 )
-from excise.rules.call import CALLS, Demand, demands
+from excise.rules.call import CALLS, Demand, compared, demands
 from excise.rules.table import POINTWISE, RULES, Mixing, Product, Scope, rule
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Product",
     "Scope",
     "attention",
+    "compared",
     "contract",
     "convolution",
     "create",

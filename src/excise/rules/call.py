@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from excise.axes import Clash, Term, Why, cut_head, cut_parts, size
 from excise.rules.table import Scope
 from excise.trace import Call, Ref
-from excise.trace.provenance import Apply, Expr, SizeOf, origin
+from excise.trace.provenance import Apply, Expr, Guard, SizeOf, origin
 
 
 class Demand(NamedTuple):
@@ -50,6 +50,15 @@ def demands(s: Scope, record: Call) -> list[Demand]:
         return []
     why = Why(f"its length is given to {record.name}", place)
     return [Demand(given, tuple(term), why) for given, term in found if term]
+
+
+def compared(s: Scope, guard: Guard) -> list[Demand]:
+    """A length that the model's code compared with another value, and found equal."""
+    for length, other in (guard, guard[::-1]):
+        dims = s.dims[length.tensor] if isinstance(length, SizeOf) else None
+        if isinstance(length, SizeOf) and dims is not None and dims[length.dim]:
+            return [Demand(other, tuple(dims[length.dim]), Why("the code compares its length", ""))]
+    return []
 
 
 def _sizes(given: tuple[Any, ...]) -> tuple[Any, ...]:

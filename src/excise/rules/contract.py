@@ -120,6 +120,4 @@ def matmul(s: Scope, op: Op) -> None:
 @rule("_trilinear", "bilinear", "cdist", "_cdist_forward")
 def untold(s: Scope, op: Op) -> None:
     """Several sums at once; kept as they are."""
-
-
     raise Clash(f"{op.name} sums over more than one pair of axes")

@@ -7,8 +7,8 @@ from excise.trace import Op
 
 
 @rule(
-    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_empty", "new_full", "rand", "randn",
-    "scalar_tensor", "empty_strided", "new_empty_strided", "randint", "empty_permuted",
+    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_empty", "new_full", "rand",
+    "randn",     "scalar_tensor", "empty_strided", "new_empty_strided", "randint", "empty_permuted",
 )  # fmt: skip
 def uniform(s: Scope, op: Op) -> None:
     """The same value, or noise, everywhere: any index may go."""

@@ -156,5 +156,3 @@ def ordered(s: Scope, op: Op) -> None:
         dims[dim] = s.fresh(s.shape(op.outs[0])[dim], f"units ordered by {op.name}")
     for out in op.outs:
         s.put(out, dims)
-
-

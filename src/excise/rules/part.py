@@ -83,7 +83,7 @@ def slice_(s: Scope, op: Op) -> None:
     elif length == 0:
         dims[dim] = s.fresh(0)
     elif step != 1:
-        dims[dim] = _strided(s, dims[dim], start, step, length, total)
+        dims[dim] = _strided(s, dims[dim], start=start, step=step, length=length)
     else:
         dims[dim] = _stretch(s, dims[dim], start, stop, total)
     s.put(op.outs[0], dims)
@@ -98,7 +98,8 @@ def _stretch(s: Scope, term: Term, start: int, stop: int, total: int) -> Term:
     return flat(parts[1 if start > 0 else 0])
 
 
-def _strided(s: Scope, term: Term, start: int, step: int, length: int, total: int) -> Term:
+def _strided(s: Scope, term: Term, *, start: int, step: int, length: int) -> Term:
+    total = size(term)
     if total % step == 0 and start < step and length == total // step:
         try:
             outer, inner = cut_tail(term, step)

@@ -11,16 +11,20 @@ _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 @rule("lstm", "gru", "rnn")
 def recurrent(s: Scope, op: Op) -> None:
-    """`weight_ih: (gates hidden) input`, `weight_hh: (gates hidden) state`, per layer and direction.
+    """`weight_ih: (gates hidden) input`, `weight_hh: (gates hidden) state`, for each layer.
 
     The state is the hidden axis, or the projection's own axis when `proj_size` is used. All layers
     and directions share one initial state tensor, hence one state axis.
     """
     if isinstance(op.args[1], (tuple, list)) and isinstance(op.args[3], (tuple, list)):
         raise Clash("packed sequences: the batch is laid out by lengths")
-    packed = isinstance(op.args[1], Ref) and isinstance(op.args[2], (tuple, list)) and isinstance(
-        op.args[3], (tuple, list)
-    ) and bool(op.args[3]) and isinstance(op.args[3][0], Ref)
+    packed = (
+        isinstance(op.args[1], Ref)
+        and isinstance(op.args[2], (tuple, list))
+        and isinstance(op.args[3], (tuple, list))
+        and bool(op.args[3])
+        and isinstance(op.args[3][0], Ref)
+    )
     source, states, weights, has_bias, layers, bidirectional, batch_first = _arguments(op, packed)
     x = s.get(source)
     gates, directions = _GATES[op.name], 2 if bidirectional else 1
@@ -52,7 +56,14 @@ def _arguments(op: Op, packed: bool) -> tuple[Ref, list[Ref], list[Ref], bool, i
 
 
 def _cell(
-    s: Scope, block: list[Ref], source: Term, ends: list[Term], gates: int, *, has_bias: bool, rows: Term
+    s: Scope,
+    block: list[Ref],
+    source: Term,
+    ends: list[Term],
+    gates: int,
+    *,
+    has_bias: bool,
+    rows: Term,
 ) -> Term:
     """Relate one layer and direction; returns the axis of its output."""
     wih, whh = s.get(block[0]), s.get(block[1])

@@ -114,7 +114,8 @@ def repeat(s: Scope, op: Op) -> None:
     dims, reps = s.get(op.args[0]), op.args[1]
     extra = len(reps) - len(dims)
     out = [
-        [*s.free(int(times)), *(dims[i - extra] if i >= extra else [])] for i, times in enumerate(reps)
+        [*s.free(int(times)), *(dims[i - extra] if i >= extra else [])]
+        for i, times in enumerate(reps)
     ]
     s.put(op.outs[0], out)
 

@@ -6,8 +6,6 @@ from excise.axes import Clash, cut_tail
 from excise.rules.table import Scope, rule
 from excise.trace import Op
 
-_RANKS = {"1d": 1, "2d": 2, "3d": 3}
-
 
 def spatial(s: Scope, op: Op, rank: int) -> None:
     """Keep all but the last `rank` dimensions."""
@@ -17,22 +15,39 @@ def spatial(s: Scope, op: Op, rank: int) -> None:
         s.put(out, [*kept, *(s.fresh(n) for n in s.shape(out)[len(kept) :])])
 
 
-def _register() -> None:
-    for stem in (
-        "avg_pool max_pool adaptive_avg_pool adaptive_max_pool lp_pool upsample_nearest "
-        "upsample_linear upsample_bilinear upsample_bicubic upsample_trilinear reflection_pad "
-        "replication_pad fractional_max_pool max_unpool".split()
-    ):
-        for suffix, rank in _RANKS.items():
-            for name in (
-                f"{stem}{suffix}", f"_{stem}{suffix}", f"{stem}{suffix}_with_indices",
-                f"_{stem}{suffix}_aa", f"_{stem.replace('nearest', 'nearest_exact')}{suffix}",
-            ):  # fmt: skip
-                rule(name)(lambda s, op, rank=rank: spatial(s, op, rank))
+_STEMS = (
+    "avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_nearest",
+    "upsample_linear", "upsample_bilinear", "upsample_bicubic", "upsample_trilinear",
+    "reflection_pad", "replication_pad", "fractional_max_pool", "max_unpool",
+)  # fmt: skip
 
 
-_register()
-rule("mkldnn_max_pool2d", "mkldnn_adaptive_avg_pool2d")(lambda s, op: spatial(s, op, 2))
+def _names(suffix: str) -> list[str]:
+    """Every aten spelling of pooling, resizing and padding over that many dimensions."""
+    found = ["mkldnn_max_pool2d", "mkldnn_adaptive_avg_pool2d"] if suffix == "2d" else []
+    for stem in _STEMS:
+        exact = stem.replace("nearest", "nearest_exact")
+        name = f"{stem}{suffix}"
+        found += [name, f"_{name}", f"{name}_with_indices", f"_{name}_aa", f"_{exact}{suffix}"]
+    return found
+
+
+@rule(*_names("1d"))
+def spatial1d(s: Scope, op: Op) -> None:
+    """All but the last dimension are carried on."""
+    spatial(s, op, 1)
+
+
+@rule(*_names("2d"))
+def spatial2d(s: Scope, op: Op) -> None:
+    """All but the last two dimensions are carried on."""
+    spatial(s, op, 2)
+
+
+@rule(*_names("3d"))
+def spatial3d(s: Scope, op: Op) -> None:
+    """All but the last three dimensions are carried on."""
+    spatial(s, op, 3)
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "_grid_sampler_2d_cpu_fallback")

@@ -24,7 +24,8 @@ class Scores:
 
     def __str__(self) -> str:
         return "\n".join(
-            f"{name}: {len(v)} units, {v.min():.3g} to {v.max():.3g}" for name, v in self.values.items()
+            f"{name}: {len(v)} units, {v.min():.3g} to {v.max():.3g}"
+            for name, v in self.values.items()
         )
 
 

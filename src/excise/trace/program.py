@@ -1,4 +1,4 @@
-"""The trace of a model as plain values: operations in order, and what the sizes in calls came from."""
+"""The trace of a model as plain values: operations in order, and where sizes came from."""
 
 from __future__ import annotations
 

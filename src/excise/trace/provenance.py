@@ -85,7 +85,7 @@ class TracedInt(int):
     __hash__ = int.__hash__
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other) is True  # type: ignore[operator]
+        same = int.__eq__(self, other) is True
         if same and isinstance(other, TracedInt) and other.origin != self.origin:
             guards.append(Guard(self.origin, other.origin))
         return same
@@ -125,10 +125,9 @@ class TracedInt(int):
 
 
 def _apply(op: str, left: int, right: int) -> int:
-    plain = _OPS[op]
-    result = plain(int(left), int(right)) if _ints(left, right) else NotImplemented
-    if result is NotImplemented:
-        return result
+    if not _ints(left, right):
+        return NotImplemented  # type: ignore[no-any-return]  # Python asks the other operand
+    result = _OPS[op](int(left), int(right))
     depth = 1 + max(getattr(left, "depth", 0), getattr(right, "depth", 0))
     if depth > _DEEPEST:  # a counter, not a size
         return result

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_flatten_with_path, keystr, tree_map_only
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map_only
 
 from excise.errors import ExampleError, TraceError
 from excise.trace import provenance, skeleton
@@ -39,10 +39,47 @@ WHOLE: dict[Any, str] = {
     torch.nn.functional.scaled_dot_product_attention: "scaled_dot_product_attention",
 }
 SIZED = frozenset(
-    "view reshape expand repeat layer_norm group_norm rms_norm split chunk __getitem__ conv1d conv2d "
-    "conv3d conv_transpose1d conv_transpose2d conv_transpose3d new_zeros zeros unflatten narrow "
-    "split_with_sizes ones empty full broadcast_to new_empty new_ones new_full tile rand randn arange "
-    "repeat_interleave tensor_split pad resize_ randint view_as_strided as_strided".split()
+    [
+        "view",
+        "reshape",
+        "expand",
+        "repeat",
+        "layer_norm",
+        "group_norm",
+        "rms_norm",
+        "split",
+        "chunk",
+        "__getitem__",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "new_zeros",
+        "zeros",
+        "unflatten",
+        "narrow",
+        "split_with_sizes",
+        "ones",
+        "empty",
+        "full",
+        "broadcast_to",
+        "new_empty",
+        "new_ones",
+        "new_full",
+        "tile",
+        "rand",
+        "randn",
+        "arange",
+        "repeat_interleave",
+        "tensor_split",
+        "pad",
+        "resize_",
+        "randint",
+        "view_as_strided",
+        "as_strided",
+    ]
 )
 """Names of the calls whose int arguments are sizes of dimensions; `rules/call.py` reads them."""
 _SHAPE = Tensor.shape.__get__  # type: ignore[attr-defined]
@@ -60,13 +97,17 @@ class Tape(TorchDispatchMode):
     """Sees every dispatched operation, and hands it to `done` with its result."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.paused = False
         self.module = ""
         self.count = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if self.paused or func.namespace == "prim":
@@ -124,6 +165,7 @@ class Recorder(Tape):
         return Ref(number)
 
     def alias(self, source: Tensor, out: Tensor) -> None:
+        """Give both the same number."""
         self.numbers.setdefault(id(out), self.see(source, "constant").number)
         self.alive.append(out)
 
@@ -138,6 +180,7 @@ class Recorder(Tape):
         return value
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation and write it down."""
         frozen, kept = self.freeze(args), self.freeze(kwargs) if kwargs else {}
         out = func(*args, **kwargs)
         outs = tuple(self.see(t, "activation") for t in _tensors(out))
@@ -167,7 +210,11 @@ class Calls(TorchFunctionMode):
         self.recorder = tape if isinstance(tape, Recorder) else None
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if self.recorder is not None and func == _SHAPE:
@@ -223,7 +270,7 @@ class Calls(TorchFunctionMode):
         return step(name, run, args, kwargs)
 
 
-def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+def _unwrapped(function: Any) -> Callable[..., Any]:
     """A copy of a torch.nn.functional function that runs under a function mode, not beside it.
 
     The original hands itself over to the mode as one opaque call; this copy believes that there is
@@ -231,13 +278,13 @@ def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     scope = dict(function.__globals__)
     scope["has_torch_function"] = lambda *_: False
-    return types.FunctionType(
-        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
-    )
+    code, defaults = function.__code__, function.__defaults__
+    made = types.FunctionType(code, scope, function.__name__, defaults, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 _attention_forward = _unwrapped(torch.nn.functional.multi_head_attention_forward)
-_attention_forward.__kwdefaults__ = torch.nn.functional.multi_head_attention_forward.__kwdefaults__  # type: ignore[attr-defined]
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -306,7 +353,9 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ExampleError(tape.module, _raised_at(error), f"{type(error).__name__}: {reason}") from error
+        raise ExampleError(
+            tape.module, _raised_at(error), f"{type(error).__name__}: {reason}"
+        ) from error
 
 
 def _raised_at(error: BaseException) -> str:

@@ -44,7 +44,9 @@ class Stage:
                     made = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
                     is_parameter = isinstance(tensor, nn.Parameter)
                     memo[id(tensor)] = (
-                        nn.Parameter(made, requires_grad=tensor.requires_grad) if is_parameter else made
+                        nn.Parameter(made, requires_grad=tensor.requires_grad)
+                        if is_parameter
+                        else made
                     )
                 elif self.mode is not None:
                     memo[id(tensor)] = self.mode.from_tensor(tensor, static_shapes=True)

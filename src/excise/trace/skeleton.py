@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from excise.errors import UnsupportedModelError
 from excise.trace.provenance import Attribute, TracedInt
@@ -37,7 +38,8 @@ def check(model: Any) -> None:
         raise UnsupportedModelError(kind, "pass a torch.nn.Module")
     if kind == "OptimizedModule":
         raise UnsupportedModelError(
-            "torch.compile model", "pass the model itself (`model._orig_mod`), and compile the result"
+            "torch.compile model",
+            "pass the model itself (`model._orig_mod`), and compile the result",
         )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UnsupportedModelError(kind, "pass `model.module`, and wrap the result again")
@@ -47,7 +49,7 @@ def check(model: Any) -> None:
                 f"model with the scripted submodule {name!r}", "use the eager submodule"
             )
     for name, tensor in named_tensors(model):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, UninitializedTensorMixin):
             raise UnsupportedModelError(
                 f"model with the lazy parameter {name!r}", "run the model once to materialise it"
             )
@@ -114,9 +116,13 @@ def _traced(value: Any, module: str, path: str, seen: set[int], depth: int) -> A
         if kind is list:
             value[:] = inside
             return value
-        return tuple(inside) if any(a is not b for a, b in zip(inside, value, strict=True)) else value
+        return (
+            tuple(inside) if any(a is not b for a, b in zip(inside, value, strict=True)) else value
+        )
     if kind is torch.Size:
-        return torch.Size(_traced(v, module, f"{path}[{i}]", seen, depth) for i, v in enumerate(value))
+        return torch.Size(
+            _traced(v, module, f"{path}[{i}]", seen, depth) for i, v in enumerate(value)
+        )
     if depth < _DEEPEST and _is_record(value) and id(value) not in seen:
         seen.add(id(value))
         _plant(vars(value), module, path + ".", seen, depth + 1)
@@ -127,9 +133,11 @@ def _is_record(value: Any) -> bool:
     """A config object: plain attributes, and neither module, tensor, function nor torch's own."""
     if isinstance(value, (nn.Module, Tensor, FunctionType, MethodType, ModuleType, type)):
         return False
-    if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if dataclasses.is_dataclass(value) and getattr(value, "__dataclass_params__").frozen:  # noqa: B009
         return False
-    return hasattr(value, "__dict__") and not type(value).__module__.startswith(("torch.", "builtins"))
+    return hasattr(value, "__dict__") and not type(value).__module__.startswith(
+        ("torch.", "builtins")
+    )
 
 
 def read(owner: Any, path: str) -> Any:

@@ -1,0 +1,80 @@
+"""`excise prune`: read, plan, cut, prove, measure, save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from excise import prune as cut
+from excise import save
+from excise.cli import input as example_input
+from excise.cli.console import emit, progress, show
+from excise.cli.model import resolve
+from excise.cli.option import Inputs, Json, Model, Timed, Weights
+from excise.cli.table import report_table, verdict_data
+
+Keep = Optional[float]  # noqa: UP045 - typer reads this at run time on every Python
+KeepMacs = Annotated[Keep, typer.Option(help="Fraction of multiply-adds to keep, in (0, 1].")]
+KeepParams = Annotated[Keep, typer.Option(help="Fraction of parameters to keep, in (0, 1].")]
+KeepUnits = Annotated[Keep, typer.Option(help="Fraction of units to keep, in (0, 1].")]
+Criterion = Annotated[str, typer.Option(help="magnitude, l1, l2, random or bn_scale.")]
+RoundTo = Annotated[int, typer.Option(help="Keep a multiple of this many units per group.")]
+Protect = Annotated[
+    Optional[list[str]],  # noqa: UP045 - as above
+    typer.Option(help="Module or pattern such as 'layer1.*' that stays whole; repeatable."),
+]
+Output = Annotated[
+    Optional[Path],  # noqa: UP045 - as above
+    typer.Option("--output", "-o", help="Where to save the small model, as safetensors."),
+]
+
+
+def prune(
+    model: Model,
+    inputs: Inputs = None,
+    weights: Weights = None,
+    keep_macs: KeepMacs = None,
+    keep_params: KeepParams = None,
+    keep_units: KeepUnits = None,
+    criterion: Criterion = "magnitude",
+    round_to: RoundTo = 1,
+    protect: Protect = None,
+    output: Output = None,
+    latency: Timed = True,  # noqa: FBT002 - how typer spells a flag
+    as_json: Json = False,  # noqa: FBT002 - as above
+) -> None:
+    """Remove units to a budget, prove that removed equals silenced, and save the small model."""
+    source = resolve(model, weights)
+    with progress(f"cutting {model}"):
+        made = source.model()
+        args, kwargs = example_input.example(made, model, inputs)
+        pruned = cut(
+            made,
+            *args,
+            keep_macs=keep_macs,
+            keep_params=keep_params,
+            keep_units=keep_units,
+            criterion=criterion,
+            round_to=round_to,
+            protect=tuple(protect or ()),
+            latency=latency,
+            **kwargs,
+        )
+        if output is not None:
+            save(pruned.model, pruned.plan, output)
+    if as_json:
+        emit(
+            {
+                "command": "prune",
+                "model": model,
+                "removed_units": {k: len(v) for k, v in pruned.plan.removed.items()},
+                "report": pruned.report.to_dict(),
+                "verdict": verdict_data(pruned.verdict),
+                "saved": None if output is None else str(output),
+            }
+        )
+        return
+    saved = "not saved: pass -o small.safetensors" if output is None else f"saved: {output}"
+    show(report_table(pruned.report), f"verdict: {pruned.verdict}", saved)
