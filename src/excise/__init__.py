@@ -1,11 +1,35 @@
 """Pruning that removes: read a network's axes, plan the cut, cut, prove it, keep it."""
 
-from excise import measure, scores
-from excise.axes import Axis
+from excise import errors, measure, scores
 from excise.budget import plan, plan_units
 from excise.errors import ExciseError
+from excise.files import load, save
 from excise.graph import AxisGraph, Group, Pin, trace
 from excise.plan import Plan
+from excise.prune import Pruned, prune
 from excise.scores import Scores
 from excise.surgery import remove
 from excise.verify import Verdict, verify
+
+__version__ = "0.1.0"
+__all__ = [
+    "AxisGraph",
+    "ExciseError",
+    "Group",
+    "Pin",
+    "Plan",
+    "Pruned",
+    "Scores",
+    "Verdict",
+    "errors",
+    "load",
+    "measure",
+    "plan",
+    "plan_units",
+    "prune",
+    "remove",
+    "save",
+    "scores",
+    "trace",
+    "verify",
+]

@@ -43,18 +43,14 @@ def remove(
     skeleton.check(model)
     tensors = dict(skeleton.named_tensors(model))
     check(model, plan, tensors)
-    cuts = {id(tensors[c.name]): c for c in plan.tensors}
-    keep = {
-        key: [torch.from_numpy(plan.indices(dim)) for dim in cut.dims] for key, cut in cuts.items()
-    }
+    check_finite(tensors)
+    keep = _indices(plan, tensors)
     states = _states(optimizer, model, keep) if optimizer is not None else {}
     made: dict[int, Tensor] = {}
     gradients: dict[int, Tensor | None] = {}
     for tensor in tensors.values():
-        if id(tensor) in made:
-            continue
         indices = keep.get(id(tensor))
-        if indices is None and inplace:
+        if id(tensor) in made or (indices is None and inplace):
             continue
         made[id(tensor)] = sliced(tensor.detach(), indices)
         gradients[id(tensor)] = None if tensor.grad is None else sliced(tensor.grad, indices)
@@ -64,14 +60,42 @@ def remove(
     else:
         new = {id(t): _like(t, made[id(t)], gradients[id(t)]) for t in old}
         result = skeleton.copied(model, dict(new))
-    for cut in plan.attributes:
-        skeleton.write(result.get_submodule(cut.module), cut.attribute, cut.after)
-    for module in result.modules():
-        if isinstance(module, nn.RNNBase):
-            module.flatten_parameters()
+    _rewrite(result, plan)
     if optimizer is not None:
         _follow(optimizer, new, states)
     return result
+
+
+def reshape(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy with the plan's shapes, for weights that are loaded next; values need not be finite.
+
+    Raises:
+        UnsupportedModelError, StalePlanError: as in `remove`.
+    """
+    skeleton.check(model)
+    tensors = dict(skeleton.named_tensors(model))
+    check(model, plan, tensors)
+    keep = _indices(plan, tensors)
+    new = {id(t): _like(t, sliced(t.detach(), keep.get(id(t))), None) for t in tensors.values()}
+    result = skeleton.copied(model, dict(new))
+    _rewrite(result, plan)
+    return result
+
+
+def _indices(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[int, list[Tensor]]:
+    """Tensor id -> the indices that stay of each dimension."""
+    return {
+        id(tensors[cut.name]): [torch.from_numpy(plan.indices(dim)) for dim in cut.dims]
+        for cut in plan.tensors
+    }
+
+
+def _rewrite(model: nn.Module, plan: Plan) -> None:
+    for cut in plan.attributes:
+        skeleton.write(model.get_submodule(cut.module), cut.attribute, cut.after)
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
 
 
 def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
@@ -79,7 +103,6 @@ def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
 
     Raises:
         StalePlanError: a tensor or attribute is not what the plan was made for.
-        NonFiniteWeightError: a weight to be cut is NaN or infinite.
     """
     _check_shapes(plan, tensors)
     for edit in plan.attributes:
@@ -89,6 +112,14 @@ def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
             present = None
         if present != edit.before:
             raise StalePlanError(f"{edit.module}.{edit.attribute}", str(edit.before), str(present))
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that hold NaN or infinity.
+
+    Raises:
+        NonFiniteWeightError: naming the first one.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and isinstance(tensor, nn.Parameter) and not tensor.is_meta:
             bad = int((~torch.isfinite(tensor.detach())).sum())
@@ -119,9 +150,9 @@ def sliced(tensor: Tensor, indices: list[Tensor] | None) -> Tensor:
     for dim, index in enumerate(indices):
         if len(index) != out.shape[dim]:
             out = out.index_select(dim, index.to(out.device))
-    if out.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):  # noqa: PLR2004
-        if not tensor.is_contiguous():
-            return out.contiguous(memory_format=torch.channels_last)
+    last = torch.channels_last
+    if out.ndim == 4 and tensor.is_contiguous(memory_format=last) and not tensor.is_contiguous():  # noqa: PLR2004
+        return out.contiguous(memory_format=last)
     return out.contiguous() if out is not tensor else out.clone()
 
 

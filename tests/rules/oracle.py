@@ -74,7 +74,7 @@ def index(high: int, *shape: int) -> Given:
 
 def flags(*shape: int) -> Given:
     """A buffer of booleans."""
-    return Given(lambda: torch.rand(shape) < 0.5, "buffer")  # noqa: PLR2004
+    return Given(lambda: torch.rand(shape) < 0.5, "buffer")
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,9 @@ def complaints(found: Found) -> Iterator[str]:
             yield from _moves(found, axis, whole)
         for units in _choices(axis):
             yield from _differs(found, {axis: units})
-    yield from _differs(found, {a: {1} for a in found.axes() if a.size > 1 and a not in found.mixed})
+    yield from _differs(
+        found, {a: {1} for a in found.axes() if a.size > 1 and a not in found.mixed}
+    )
     yield from _differs(found, {a: {0} for a in found.axes() if a.size > 1})
 
 
@@ -264,7 +266,7 @@ def _choices(axis: Axis) -> Iterator[set[int]]:
     """The first unit, the last, and all but one in the middle."""
     yield {0}
     yield {axis.size - 1}
-    if axis.size > 3:  # noqa: PLR2004 - with fewer, that would be the same again
+    if axis.size > 3:
         yield set(range(axis.size)) - {1}
 
 
@@ -319,9 +321,7 @@ def _differs(found: Found, cut: Cut) -> Iterator[str]:
         if found.case.given[i].role == "parameter":
             silent[i][_touched(dims, cut).expand(silent[i].shape)] = 0
     what = " and ".join(f"{sorted(units)} of {_spot(found, a)}" for a, units in cut.items())
-    to = tuple(
-        tuple(int((~gone(term, cut)).sum()) for term in dims) for dims in found.outputs
-    )
+    to = tuple(tuple(int((~gone(term, cut)).sum()) for term in dims) for dims in found.outputs)
     try:
         outs = found.case.run(small, to)
     except (RuntimeError, IndexError, ValueError) as error:

@@ -30,7 +30,13 @@ def _weights(kind: str, layers: int, directions: int, projected: int, *, bias: b
 def _words(kind: str, layers: int, directions: int, *, bias: bool, projected: bool) -> list[str]:
     made, state = list[str](), "p" if projected else "h"
     for layer in range(layers):
-        wide = "i" if layer == 0 else f"({' + '.join([state] * directions)})" if directions > 1 else state
+        wide = (
+            "i"
+            if layer == 0
+            else f"({' + '.join([state] * directions)})"
+            if directions > 1
+            else state
+        )
         for d in range(directions):
             rows = "h" if kind == "rnn" else f"(G{layer}{d} h)"
             made += [f"{rows} {wide}", f"{rows} {state}"]
@@ -45,7 +51,9 @@ def _case(
 ) -> Case:  # fmt: skip
     state, many = projected or HIDDEN, layers * directions
     rows = (BATCH, TIME) if batch_first else (TIME, BATCH)
-    states = [active(many, BATCH, state)] + ([active(many, BATCH, HIDDEN)] if kind == "lstm" else [])
+    states = [active(many, BATCH, state)] + (
+        [active(many, BATCH, HIDDEN)] if kind == "lstm" else []
+    )
     words = ["b T i" if batch_first else "T b i"]
     one, end = "L" if many > 1 else "1", "p" if projected else "h"
     words += [f"{one} b {end}"] + ([f"{'M' if many > 1 else '1'} b h"] if kind == "lstm" else [])
@@ -58,16 +66,30 @@ def _case(
         count = 2 if kind == "lstm" else 1
         hx: Any = tuple(rest[:2]) if kind == "lstm" else rest[0]
         return CALLS[kind](
-            x, hx, list(rest[count:]), bias, layers, 0.0, False, directions > 1, batch_first  # noqa: FBT003
+            x,
+            hx,
+            list(rest[count:]),
+            bias,
+            layers,
+            0.0,
+            False,
+            directions > 1,
+            batch_first,
         )
 
-    given = (active(*rows, INPUT), *states, *_weights(kind, layers, directions, projected, bias=bias))
+    given = (
+        active(*rows, INPUT),
+        *states,
+        *_weights(kind, layers, directions, projected, bias=bias),
+    )
     return Case(name, f"{', '.join(words)} -> {', '.join(made)}", call or run, given)
 
 
 def _packed(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> Any:
     packed = pack_padded_sequence(x, torch.tensor([3, 2]))
-    return torch.lstm(packed.data, packed.batch_sizes, (h, c), list(weights), True, 1, 0.0, False, False)  # noqa: FBT003
+    return torch.lstm(
+        packed.data, packed.batch_sizes, (h, c), list(weights), True, 1, 0.0, False, False
+    )
 
 
 CASES = (
@@ -78,7 +100,9 @@ CASES = (
     _case("lstm bidirectional", "lstm", directions=2),
     _case("lstm of two layers, bidirectional", "lstm", layers=2, directions=2, batch_first=True),
     _case("lstm projected", "lstm", projected=PROJECTED),
-    _case("lstm projected, of two layers, bidirectional", "lstm", layers=2, directions=2, projected=3),
+    _case(
+        "lstm projected, of two layers, bidirectional", "lstm", layers=2, directions=2, projected=3
+    ),
     _case("lstm projected without bias", "lstm", projected=3, bias=False),
     _case("gru", "gru"),
     _case("gru of two layers, bidirectional", "gru", layers=2, directions=2),

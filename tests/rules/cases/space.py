@@ -22,7 +22,12 @@ def _case(name: str, rank: int, function: Any, outs: int = 1) -> Case:
 def _pools() -> tuple[Case, ...]:
     every = []
     for rank in SPACE:
-        for kind, argument in (("avg_pool", 2), ("max_pool", 2), ("adaptive_avg_pool", 2), ("adaptive_max_pool", 2)):
+        for kind, argument in (
+            ("avg_pool", 2),
+            ("max_pool", 2),
+            ("adaptive_avg_pool", 2),
+            ("adaptive_max_pool", 2),
+        ):
             name = f"{kind}{rank}d"
             call = getattr(F, name)
             every.append(_case(name, rank, lambda x, call=call, n=argument: call(x, n)))
@@ -30,7 +35,12 @@ def _pools() -> tuple[Case, ...]:
             name = f"{kind}{rank}d"
             call = getattr(F, name)
             every.append(
-                _case(f"{name} with indices", rank, lambda x, call=call: call(x, 2, return_indices=True), 2)
+                _case(
+                    f"{name} with indices",
+                    rank,
+                    lambda x, call=call: call(x, 2, return_indices=True),
+                    2,
+                )
             )
     return tuple(every)
 
@@ -42,7 +52,11 @@ def _resizes() -> tuple[Case, ...]:
         3: ("nearest", "nearest-exact", "trilinear", "area"),
     }
     return tuple(
-        _case(f"interpolate {mode} in {rank}d", rank, lambda x, mode=mode: F.interpolate(x, scale_factor=2, mode=mode))
+        _case(
+            f"interpolate {mode} in {rank}d",
+            rank,
+            lambda x, mode=mode: F.interpolate(x, scale_factor=2, mode=mode),
+        )
         for rank, known in modes.items()
         for mode in known
     )

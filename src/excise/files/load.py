@@ -1,0 +1,103 @@
+"""Load a cut model: build the original, replay the plan, load strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from excise.errors import CorruptFileError, ExciseError, ForeignFileError
+from excise.files.format import read_header
+from excise.plan import Plan
+from excise.surgery import reshape
+
+
+def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
+    """Read a model that `save` wrote.
+
+    Args:
+        path: the file.
+        build: any callable that returns the original, uncut architecture: a fresh object (its
+            weights do not matter, a meta-device build will do), or an existing model, which is
+            copied and not touched.
+
+    Returns:
+        A model of the class that `build` returns, in its mode, with the file's tensors and dtypes,
+        ties restored.
+
+    Raises:
+        CorruptFileError: missing, truncated or damaged file.
+        ForeignFileError: no file of excise's, or `build` returns another architecture.
+        NewerFileError: written by a later version.
+    """
+    where = str(path)
+    header = read_header(path)
+    try:
+        tensors = load_file(where)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CorruptFileError(where, f"its tensors cannot be read ({error})") from error
+    for name, source in header.ties.items():
+        if source not in tensors:
+            raise CorruptFileError(where, f"{name} is tied to {source}, which is not there")
+        tensors[name] = tensors[source]
+    try:
+        built = build()
+    except Exception as error:
+        raise ForeignFileError(
+            where, f"`build` failed ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise ForeignFileError(where, f"`build` returned a {type(built).__name__}, not a module")
+    try:
+        model = reshape(built, header.plan)
+    except ExciseError as error:
+        raise ForeignFileError(where, str(error).splitlines()[0].rstrip(".")) from error
+    _fill(where, model, tensors)
+    return model
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a file, without reading a tensor.
+
+    Raises:
+        FileError: as `load` does.
+    """
+    return read_header(path).plan
+
+
+def _fill(where: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load strictly, with the file's dtypes; tied tensors of the model stay tied."""
+    state = model.state_dict()
+    missing, extra = state.keys() - tensors.keys(), tensors.keys() - state.keys()
+    if missing or extra:
+        name = min(missing or extra)
+        what = "is missing from it" if missing else "is not in the model"
+        raise ForeignFileError(where, f"{name} {what}")
+    for name, tensor in state.items():
+        if tensor.shape != tensors[name].shape:
+            found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
+            raise ForeignFileError(where, f"{name} is {found} in it, the model needs {wanted}")
+    with torch.no_grad():
+        _assign(model, tensors)
+
+
+def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    made: dict[int, Tensor] = {}
+    for prefix, module in model.named_modules():
+        lead = f"{prefix}." if prefix else ""
+        for table in (module._parameters, module._buffers):  # noqa: SLF001 - ties are kept by identity
+            for key, old in table.items():
+                new = tensors.get(lead + key)
+                if old is None or new is None:
+                    continue
+                if id(old) not in made:
+                    data = new.to(old.device) if not old.is_meta else new
+                    if isinstance(old, nn.Parameter):
+                        made[id(old)] = nn.Parameter(data, requires_grad=old.requires_grad)
+                    else:
+                        made[id(old)] = data
+                table[key] = made[id(old)]  # type: ignore[assignment]

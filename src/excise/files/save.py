@@ -1,0 +1,89 @@
+"""Save a cut model: its tensors, and the plan that leads from the original to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from excise.errors import ForeignFileError, StalePlanError
+from excise.files.format import PLAN_KEY, TIES_KEY, VERSION, VERSION_KEY
+from excise.plan import Plan
+
+
+def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
+    """Write a cut model and its plan into one safetensors file.
+
+    The file is written beside its place and moved there when it is complete, so that a failure
+    leaves what was there. Tied tensors are stored once. Nothing is pickled. The model is not
+    touched. Tensors that are not in the state dict (non-persistent buffers, plain attributes) are
+    not stored: `load` slices them from the freshly built original.
+
+    Args:
+        model: the *smaller* model, as `remove` returned it, perhaps trained since.
+        plan: the plan that made it.
+        path: where to write; the folder must exist.
+
+    Raises:
+        StalePlanError: the model is not what the plan leads to.
+        ForeignFileError: the model keeps extra state that is no tensor, or the place cannot be
+            written.
+    """
+    where = str(path)
+    state = model.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ForeignFileError(where, f"{odd[0]} of the model is extra state, not a tensor")
+    _check(state, plan)
+    stored, ties = distinct(state)
+    metadata = {
+        "format": "pt",
+        VERSION_KEY: str(VERSION),
+        PLAN_KEY: plan.to_json(),
+        TIES_KEY: json.dumps(ties),
+    }
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise ForeignFileError(where, f"it cannot be written ({error.strerror})") from error
+    os.close(handle)
+    try:
+        save_file(stored, name, metadata)
+        Path(name).replace(target)
+    except (OSError, SafetensorError) as error:
+        raise ForeignFileError(where, f"it cannot be written ({error})") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _check(state: Mapping[str, Tensor], plan: Plan) -> None:
+    cuts = {cut.name: plan.shape_after(cut) for cut in plan.tensors}
+    for name, shape in plan.shapes.items():
+        found = state.get(name)
+        wanted = cuts.get(name, shape)
+        if found is not None and tuple(found.shape) != wanted:
+            raise StalePlanError(name, f"to become {wanted}", f"{tuple(found.shape)}")
+
+
+def distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors to store, contiguous, each memory once; and tied names -> the name stored."""
+    seen: dict[tuple[Any, ...], str] = {}
+    stored: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    for name, tensor in state.items():
+        data = tensor.detach()
+        key = (data.device, data.data_ptr(), tuple(data.shape), data.stride(), data.dtype)
+        if data.numel() and key in seen:
+            ties[name] = seen[key]
+            continue
+        seen[key] = name
+        stored[name] = data.contiguous().clone()
+    return stored, ties
