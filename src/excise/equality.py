@@ -205,17 +205,37 @@ class Solver:
         return weights.list()
 
     def _difference(self, given: Expr, wanted: Poly, values: dict[Attribute, int]) -> Poly | None:
-        """`given - wanted`, which has to stay zero; an exact division is multiplied out."""
-        while True:
-            left = self.poly(given)
-            if left is not None:
-                return add(_plug(left, values), wanted, -1)
-            if not isinstance(given, Apply) or given.op != "//":
-                return None
-            divisor = self.poly(given.right)
-            if divisor is None:
-                return None
-            given, wanted = given.left, multiply(wanted, _plug(divisor, values))
+        """`given - wanted`, which has to stay zero; exact divisions are multiplied out."""
+        found = self._fraction(given, values)
+        if found is None:
+            return None
+        above, below = found
+        return add(above, multiply(wanted, below), -1)
+
+    def _fraction(self, expr: Expr, values: dict[Attribute, int]) -> tuple[Poly, Poly] | None:
+        """An expression as a fraction of polynomials over axes; None if it rounds.
+
+        A division counts as exact if it is so now. That it stays so is the business of whoever
+        uses the quotient as a length, and at last of the rehearsal.
+        """
+        if not isinstance(expr, Apply):
+            plain = self.poly(expr)
+            return None if plain is None else (_plug(plain, values), constant(1))
+        left, right = self._fraction(expr.left, values), self._fraction(expr.right, values)
+        if left is None or right is None:
+            return None
+        (a, b), (c, d) = left, right
+        if expr.op in "+-":
+            sign = 1 if expr.op == "+" else -1
+            return _reduced(add(multiply(a, d), multiply(c, b), sign), multiply(b, d))
+        if expr.op == "*":
+            return _reduced(multiply(a, c), multiply(b, d))
+        over, under = multiply(a, d), multiply(b, c)
+        now = value(under, {})
+        exact = bool(now) and value(over, {}) % now == 0
+        if expr.op == "//":
+            return _reduced(over, under) if exact else None
+        return ({}, constant(1)) if exact else None
 
     def _leaves(self, demand: Demand) -> list[Axis]:
         found = list(leaves(demand.term))
@@ -242,6 +262,11 @@ def _apply(expr: Apply, left: Poly, right: Poly) -> Poly | None:
     if quotient is None and set(left) <= {()} and set(right) == {()}:
         return constant(left.get((), 0) % right[()])
     return None if quotient is None else {}
+
+
+def _reduced(above: Poly, below: Poly) -> tuple[Poly, Poly]:
+    quotient = divide(above, below)
+    return (above, below) if quotient is None else (quotient, constant(1))
 
 
 def _plug(poly: Poly, values: dict[Attribute, int]) -> Poly:
