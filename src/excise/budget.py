@@ -115,9 +115,7 @@ def _target(**budgets: float | None) -> tuple[str, float]:
     given = {k: v for k, v in budgets.items() if v is not None}
     if len(given) != 1:
         names = ", ".join(budgets)
-        raise InvalidTargetError(
-            " and ".join(given) or "no budget", str(len(given)), f"one of {names}"
-        )
+        raise InvalidTargetError("budget", " and ".join(given) or "none", f"exactly one of {names}")
     ((name, target),) = given.items()
     good = isinstance(target, (int, float)) and not isinstance(target, bool) and 0 < target <= 1
     if not good:

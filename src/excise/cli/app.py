@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 from excise.cli.console import complain
-from excise.cli.demo import demo
 from excise.cli.inspect import inspect
 from excise.cli.prune import prune
 from excise.cli.report import report
@@ -20,7 +20,7 @@ _REFUSED = 2  # the exit code of every deliberate error; 1 means a check said no
 class Commands(TyperGroup):
     """Turns every deliberate error into a message and an exit code; others are bugs, and raise."""
 
-    def invoke(self, ctx: Context) -> object:
+    def invoke(self, ctx: Any) -> Any:  # a click Context: of click's own, or of the one in typer
         """Run the chosen command."""
         try:
             return super().invoke(ctx)
@@ -37,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (inspect, prune, verify, report, demo):
+for _command in (inspect, prune, verify, report):
     app.command()(_command)
 
 

@@ -21,10 +21,11 @@ Axes = Annotated[bool, typer.Option("--axes", help="Print every tensor's axes, o
 
 def inspect(
     model: Model,
+    *,
     inputs: Inputs = None,
     weights: Weights = None,
-    axes: Axes = False,  # noqa: FBT002 - how typer spells a flag
-    as_json: Json = False,  # noqa: FBT002 - as above
+    axes: Axes = False,
+    as_json: Json = False,
 ) -> None:
     """List the groups that may be cut, and the pins: axes that stay, with the reason."""
     source = resolve(model, weights)

@@ -9,18 +9,24 @@ import typer
 
 from excise import prune as cut
 from excise import save
+from excise.budget import DEFAULT_MIN_KEEP
 from excise.cli import input as example_input
 from excise.cli.console import emit, progress, show
+from excise.cli.error import RequestError
 from excise.cli.model import resolve
 from excise.cli.option import Inputs, Json, Model, Timed, Weights
 from excise.cli.table import report_table, verdict_data
 
+_NEEDS_GRADIENTS = frozenset({"taylor"})
 Keep = Optional[float]  # noqa: UP045 - typer reads this at run time on every Python
 KeepMacs = Annotated[Keep, typer.Option(help="Fraction of multiply-adds to keep, in (0, 1].")]
 KeepParams = Annotated[Keep, typer.Option(help="Fraction of parameters to keep, in (0, 1].")]
 KeepUnits = Annotated[Keep, typer.Option(help="Fraction of units to keep, in (0, 1].")]
 Criterion = Annotated[str, typer.Option(help="magnitude, l1, l2, random or bn_scale.")]
 RoundTo = Annotated[int, typer.Option(help="Keep a multiple of this many units per group.")]
+MinKeep = Annotated[
+    float, typer.Option(help="Least to keep of each group: units if >= 1, else a fraction.")
+]
 Protect = Annotated[
     Optional[list[str]],  # noqa: UP045 - as above
     typer.Option(help="Module or pattern such as 'layer1.*' that stays whole; repeatable."),
@@ -33,6 +39,7 @@ Output = Annotated[
 
 def prune(
     model: Model,
+    *,
     inputs: Inputs = None,
     weights: Weights = None,
     keep_macs: KeepMacs = None,
@@ -40,12 +47,14 @@ def prune(
     keep_units: KeepUnits = None,
     criterion: Criterion = "magnitude",
     round_to: RoundTo = 1,
+    min_keep: MinKeep = DEFAULT_MIN_KEEP,
     protect: Protect = None,
     output: Output = None,
-    latency: Timed = True,  # noqa: FBT002 - how typer spells a flag
-    as_json: Json = False,  # noqa: FBT002 - as above
+    latency: Timed = True,
+    as_json: Json = False,
 ) -> None:
     """Remove units to a budget, prove that removed equals silenced, and save the small model."""
+    _check(criterion, output)
     source = resolve(model, weights)
     with progress(f"cutting {model}"):
         made = source.model()
@@ -58,6 +67,7 @@ def prune(
             keep_units=keep_units,
             criterion=criterion,
             round_to=round_to,
+            min_keep=min_keep,
             protect=tuple(protect or ()),
             latency=latency,
             **kwargs,
@@ -78,3 +88,13 @@ def prune(
         return
     saved = "not saved: pass -o small.safetensors" if output is None else f"saved: {output}"
     show(report_table(pruned.report), f"verdict: {pruned.verdict}", saved)
+
+
+def _check(criterion: str, output: Path | None) -> None:
+    """Refuse at once what would be refused after minutes of work."""
+    if criterion in _NEEDS_GRADIENTS:
+        do = "call excise.prune from Python, after loss.backward()"
+        raise RequestError(f"{criterion} needs gradients", "--criterion", do)
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        what = f"{output} is a folder" if output.is_dir() else f"{output.parent} is no folder"
+        raise RequestError(what, "--output", "name a file in a folder that exists")
