@@ -185,8 +185,11 @@ class Solver:
         return None if found is None else self._isolate(inner, found, attribute)
 
     def _constrain(self, demands: list[Demand], values: dict[Attribute, int]) -> list[Tie] | None:
-        """Ties from what remains; None when something was pinned, and all must be seen again."""
-        weights = Ties()
+        """Ties from what remains; None when something was pinned, and all must be seen again.
+
+        Linear equalities first: what they tie may already fulfil the others.
+        """
+        ties, later = Ties(), list[tuple[Poly, Why]]()
         for demand in demands:
             rest = self._difference(demand.given, length(demand.term), values)
             if rest is None:
@@ -198,11 +201,16 @@ class Solver:
                     )
                     return None
                 continue
-            if not rest:
-                continue
-            if not weights.tie(rest) and _settle(rest, demand.why):
+            rest = _primitive(rest)
+            if any(len(monomial) > 1 for monomial in rest):
+                later.append((rest, demand.why))
+            elif rest and not ties.tie(rest) and _settle(rest, demand.why):
                 return None
-        return weights.list()
+        for rest, why in later:
+            left = ties.reduced(rest)
+            if left and not ties.tie(_primitive(left)) and _settle(rest, why):
+                return None
+        return ties.list()
 
     def _difference(self, given: Expr, wanted: Poly, values: dict[Attribute, int]) -> Poly | None:
         """`given - wanted`, which has to stay zero; exact divisions are multiplied out."""
@@ -291,17 +299,34 @@ def _pinned(demands: list[Demand], scope: Scope) -> int:
     return len(seen) if demands else 0
 
 
+def _primitive(rest: Poly) -> Poly:
+    """An equality divided by what all its terms share: `h d == h e` says `d == e`."""
+    monomials = list(rest)
+    if not monomials or () in rest:
+        return rest
+    shared = list(monomials[0])
+    for monomial in monomials[1:]:
+        left = list(monomial)
+        shared = [v for v in shared if v in left and not left.remove(v)]  # type: ignore[func-returns-value]
+    if not shared:
+        return rest
+    return divide(rest, {tuple(shared): 1}) or rest
+
+
 def _settle(rest: Poly, why: Why) -> bool:
-    """Pin what makes a demand nonlinear; pin all of it if that is not enough. True if pinned."""
+    """Pin what makes a demand nonlinear; pin all of it if that is not enough. True if pinned.
+
+    Of `heads * head_dim == width` the longest factor stays free, so that it can follow the width;
+    of `(a + b) * head_dim == width` the one that all products share.
+    """
     axes = {axis for monomial in rest for axis in monomial}
     if not axes:
         return False
-    nonlinear = [m for m in rest if len(m) > 1]
-    constant_part = () in rest
-    if nonlinear and not constant_part and len(rest) == 2 and len(nonlinear) == 1:  # noqa: PLR2004
-        (monomial,) = nonlinear
-        widest = max(set(monomial), key=lambda axis: axis.size)
-        fixed = [axis for axis in set(monomial) if axis is not widest]
+    nonlinear = [set(m) for m in rest if len(m) > 1]
+    if nonlinear and () not in rest:
+        shared = set.intersection(*nonlinear) or set.union(*nonlinear)
+        free = max(shared, key=lambda axis: axis.size)
+        fixed = set.union(*nonlinear) - {free}
         if fixed:
             pin(fixed, Why("a product of lengths has to stay equal to another axis", why.where))
             return True
@@ -310,21 +335,48 @@ def _settle(rest: Poly, why: Why) -> bool:
 
 
 class Ties:
-    """Axes in proportion: union-find by hand, with whole-number weights."""
+    """Axes in proportion: classes of axes that lose whole-number multiples of one step."""
 
     def __init__(self) -> None:
         self.classes: list[dict[Axis, int]] = []
 
     def tie(self, rest: Poly) -> bool:
-        """Use `a * x - b * y == 0` to tie x and y; False if the demand has another form."""
-        items = sorted(rest.items(), key=lambda item: item[1])
-        if len(items) != 2 or any(len(m) != 1 for m, _ in items):  # noqa: PLR2004
+        """Tie the axes of a linear equality without a constant; False if it has another form.
+
+        `a x == b y` leaves one proportion. With more axes, as in `x + y == z`, many would do; all
+        lengths are kept in the proportion that they have now.
+        """
+        if () in rest or any(len(m) != 1 or not isinstance(m[0], Axis) for m in rest):
             return False
-        ((x,), a), ((y,), b) = items
-        if not isinstance(x, Axis) or not isinstance(y, Axis) or a >= 0 or b <= 0:
+        axes: list[Axis] = [m[0] for m in rest]
+        common = math.gcd(*(axis.size for axis in axes))
+        if len(axes) < 2 or common < 2:  # noqa: PLR2004 - nothing to tie, or no step in between
             return False
-        common = math.gcd(-a, b)
-        return self._join(x, b // common, y, -a // common)
+        first, *others = axes
+        return all(
+            self._join(first, first.size // common, other, other.size // common) for other in others
+        )
+
+    def reduced(self, rest: Poly) -> Poly:
+        """A polynomial with one variable for each class, the first axis of it.
+
+        Axes of a class stay in the proportion of their weights. What the ties fulfil comes out
+        empty; all else is scaled so that coefficients stay whole.
+        """
+        scale = math.prod(weights[next(iter(weights))] for weights in self.classes)
+        degree = max((len(m) for m in rest), default=0)
+        out: Poly = {}
+        for monomial, coefficient in rest.items():
+            factor, axes = coefficient * scale ** (degree - len(monomial)), []
+            for axis in monomial:
+                weights = next((c for c in self.classes if axis in c), {axis: 1})
+                lead = next(iter(weights))
+                factor *= scale * weights[axis] // weights[lead]
+                axes.append(lead)
+            key = tuple(sorted(axes, key=_key))
+            out[key] = out.get(key, 0) + factor
+        common = math.gcd(*out.values()) or 1
+        return {m: c // common for m, c in out.items() if c}
 
     def _join(self, x: Axis, p: int, y: Axis, q: int) -> bool:
         first = next((c for c in self.classes if x in c), None) or {x: 1}
