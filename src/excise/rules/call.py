@@ -46,7 +46,7 @@ def demands(s: Scope, record: Call) -> list[Demand]:
     place = f"{record.where} in {record.module}" if record.module else record.where
     try:
         found = list(CALLS[record.name](s, record))
-    except (Clash, IndexError, KeyError, TypeError, ZeroDivisionError):
+    except (Clash, IndexError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return []
     why = Why(f"its length is given to {record.name}", place)
     return [Demand(given, tuple(term), why) for given, term in found if term]
@@ -131,7 +131,8 @@ def repeated(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
             length = SizeOf(c.args[0].number, dim % len(out))
             yield Apply("*", origin(times), length), out[dim]
         return
-    reps = _sizes(tuple(c.args[1:]))
+    reps = _sizes(tuple(c.args[1:]) or (c.kwargs.get("dims") or c.kwargs["repeats"],))
+    reps = (1,) * (len(out) - len(reps)) + reps  # `tile` may name the last dimensions only
     extra = len(reps) - len(s.shape(c.args[0]))
     for i, (value, term) in enumerate(zip(reps, out, strict=True)):
         if value == 1:

@@ -37,6 +37,7 @@ WHOLE: dict[Any, str] = {
     torch.rnn_tanh: "rnn",
     torch.rnn_relu: "rnn",
     torch.nn.functional.scaled_dot_product_attention: "scaled_dot_product_attention",
+    _nn.one_hot: "one_hot",  # its parts differ between fake and real data
 }
 SIZED = frozenset(
     [
@@ -90,7 +91,22 @@ _HERE = __file__.rsplit("/", 2)[0]
 _IDENTITIES = frozenset({"detach", "alias", "lift", "lift_fresh", "_to_copy", "clone"})
 """Not operations: the same units, and fake, real and widened runs differ in where they occur."""
 
+_RESTRIDES = frozenset({"as_strided", "as_strided_"})
+
 _RENAMED = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
+
+
+def _only_unit_strides(args: tuple[Any, ...]) -> bool:
+    """Whether `as_strided` changes strides of dimensions of length 1 only: a layout, no values.
+
+    Pooling to one pixel does so if its input is channels-last, which the same model may or may not
+    be in two runs.
+    """
+    tensor, shape, strides = args[:3]
+    same = zip(tensor.size(), shape, tensor.stride(), strides, strict=False)
+    return len(shape) == tensor.dim() and all(
+        n == m and (n == 1 or old == new) for n, m, old, new in same
+    )
 
 
 class Tape(TorchDispatchMode):
@@ -113,7 +129,7 @@ class Tape(TorchDispatchMode):
         if self.paused or func.namespace == "prim":
             return self.inside(func, args, kwargs)
         name = func.overloadpacket.__name__
-        if name in _IDENTITIES:
+        if name in _IDENTITIES or (name in _RESTRIDES and _only_unit_strides(args)):
             out = self.inside(func, args, kwargs)
             self.alias(args[0], out)
             return out
@@ -161,7 +177,8 @@ class Recorder(Tape):
             self.numbers[id(tensor)] = number
             self.alive.append(tensor)
             shape = tuple(int(n) for n in tensor.size())
-            self.tensors.append(TensorInfo(shape, role, name, tensor.is_floating_point()))
+            floating, boolean = tensor.is_floating_point(), tensor.dtype is torch.bool
+            self.tensors.append(TensorInfo(shape, role, name, floating, boolean))
         return Ref(number)
 
     def alias(self, source: Tensor, out: Tensor) -> None:
@@ -183,10 +200,19 @@ class Recorder(Tape):
         """Run an operation and write it down."""
         frozen, kept = self.freeze(args), self.freeze(kwargs) if kwargs else {}
         out = func(*args, **kwargs)
+        if name.endswith("_"):
+            self.forget_reshaped(out)
         outs = tuple(self.see(t, "activation") for t in _tensors(out))
         pointwise = torch.Tag.pointwise in getattr(func, "tags", ())
         self.ops.append(Op(name, frozen, kept, outs, self.module, where(), pointwise))
         return out
+
+    def forget_reshaped(self, out: Any) -> None:
+        """A tensor that was given another shape in place is a new one."""
+        for tensor in _tensors(out):
+            number = self.numbers.get(id(tensor))
+            if number is not None and tuple(tensor.size()) != self.tensors[number].shape:
+                del self.numbers[id(tensor)]
 
     def partial(self) -> Trace:
         """Everything seen so far."""
