@@ -208,7 +208,8 @@ class Solver:
                 return None
         for rest, why in later:
             left = ties.reduced(rest)
-            if left and not ties.tie(_primitive(left)) and _settle(rest, why):
+            solved = not left or ties.tie(_primitive(left)) or ties.match(rest)
+            if not solved and _settle(rest, why):
                 return None
         return ties.list()
 
@@ -356,6 +357,15 @@ class Ties:
         return all(
             self._join(first, first.size // common, other, other.size // common) for other in others
         )
+
+    def match(self, rest: Poly) -> bool:
+        """Tie the factors of `heads * dim == heads' * dim'` one to one; False if they differ."""
+        if sorted(rest.values()) != [-1, 1]:
+            return False
+        left, right = (sorted(monomial, key=lambda axis: axis.size) for monomial in rest)
+        if [axis.size for axis in left] != [axis.size for axis in right]:
+            return False
+        return all(x is y or self._join(x, 1, y, 1) for x, y in zip(left, right, strict=True))
 
     def reduced(self, rest: Poly) -> Poly:
         """A polynomial with one variable for each class, the first axis of it.
