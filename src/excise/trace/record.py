@@ -9,6 +9,7 @@ recurrent layers) whole.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -103,6 +104,8 @@ def _only_unit_strides(args: tuple[Any, ...]) -> bool:
     be in two runs.
     """
     tensor, shape, strides = args[:3]
+    if len(args) > 3 and args[3] not in (None, tensor.storage_offset()):  # noqa: PLR2004
+        return False
     same = zip(tensor.size(), shape, tensor.stride(), strides, strict=False)
     return len(shape) == tensor.dim() and all(
         n == m and (n == 1 or old == new) for n, m, old, new in same
@@ -365,6 +368,17 @@ def slow_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+@contextlib.contextmanager
+def _no_fake_log() -> Iterator[None]:
+    """Keep torch from logging a traceback for each failing fake run; the failure itself is told."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     """Run a model under a tape.
 
@@ -373,7 +387,7 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     """
     calls = Calls(tape)
     try:
-        with slow_path(), _module_paths(model, tape), torch.no_grad(), calls, tape:
+        with slow_path(), _no_fake_log(), _module_paths(model, tape), torch.no_grad(), calls, tape:
             return model(*args, **kwargs)
     except TraceError:
         raise
