@@ -89,6 +89,7 @@ class Case:
         given: its inputs.
         to: the shapes of the outputs before anything is removed, for such a function.
         smaller: stands in for the function once units are removed, where its sizes are fixed.
+        looped: units feed back into one another, so that only removing them is compared.
         noisy: the result is random, so that only shapes can be compared.
         written: how the operation is written in a trace, for one that never runs here.
     """
@@ -100,6 +101,7 @@ class Case:
     to: Shapes = ()
     smaller: Callable[..., Any] | None = None
     noisy: bool = False
+    looped: bool = False
     written: Callable[..., tuple[str, tuple[Any, ...], dict[str, Any]]] | None = None
 
     def draw(self) -> list[Tensor]:
@@ -112,9 +114,17 @@ class Case:
         function = self.function if to is None or self.smaller is None else self.smaller
         with torch.no_grad():
             copies = [tensor.clone() for tensor in tensors]
-            if "to" in inspect.signature(function).parameters:
+            if _takes_to(function):
                 return _tensors(function(*copies, to=self.to if to is None else to))
             return _tensors(function(*copies))
+
+
+def _takes_to(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter `to`; torch's own have no signature, and no `to`."""
+    try:
+        return "to" in inspect.signature(function).parameters
+    except ValueError:
+        return False
 
 
 class Wrapped(nn.Module):
@@ -132,12 +142,13 @@ class Wrapped(nn.Module):
     def forward(self) -> list[Tensor]:
         case = self.case()
         tensors = [getattr(self, f"given_{i}") for i in range(len(case.given))]
-        tensors = [
-            t.clone() if given.role == "activation" else t
+        tensors = [  # a copy that the tape does not take for the parameter itself
+            t * 1 if given.role == "activation" else t
             for t, given in zip(tensors, case.given, strict=True)
         ]
-        named = {"to": case.to} if "to" in inspect.signature(case.function).parameters else {}
-        return _tensors(case.function(*tensors, **named))
+        named = {"to": case.to} if _takes_to(case.function) else {}
+        function: Callable[..., Any] = case.function
+        return _tensors(function(*tensors, **named))
 
 
 @dataclass(frozen=True)
@@ -154,7 +165,7 @@ class Found:
         """Every axis that may be cut, in order of appearance."""
         terms = [term for dims in (*self.inputs, *self.outputs) for term in dims]
         every = dict.fromkeys(leaf for term in terms for leaf in leaves(term))
-        return [leaf for leaf in every if leaf.pin is None]
+        return [leaf for leaf in every if leaf.pin is None and leaf.size]
 
     def claim(self) -> str:
         """All axes in the notation of claims."""
@@ -171,7 +182,9 @@ class Found:
     def _term(self, term: Term, names: dict[Axis, str]) -> str:
         words = []
         for axis in flat(term):
-            if axis.parts is not None:
+            if axis.size == 0:
+                words.append("0")
+            elif axis.parts is not None:
                 parts = " + ".join(self._term([part], names) for part in axis.parts)
                 words.append(f"({parts})")
             else:
@@ -226,7 +239,8 @@ def _by_hand(case: Case) -> tuple[Trace, list[Ref]]:
     tensors, inputs = list[TensorInfo](), list[Ref]()
     for i, (given, tensor) in enumerate(zip(case.given, case.draw(), strict=True)):
         inputs.append(Ref(len(tensors)))
-        tensors.append(TensorInfo(tuple(tensor.shape), given.role, f"given_{i}"))
+        role = "attribute" if given.role == "activation" else given.role  # nothing else makes it
+        tensors.append(TensorInfo(tuple(tensor.shape), role, f"given_{i}"))
     outs = []
     for tensor in case.run(case.draw()):
         outs.append(Ref(len(tensors)))
@@ -252,7 +266,7 @@ def complaints(found: Found) -> Iterator[str]:
         yield f"stated {canonical(found.case.claim)}, found {found.claim()}"
     whole = found.case.run(found.case.draw())
     for axis in found.axes():
-        if axis not in found.mixed and not found.case.noisy:
+        if axis not in found.mixed and not found.case.noisy and not found.case.looped:
             yield from _moves(found, axis, whole)
         for units in _choices(axis):
             yield from _differs(found, {axis: units})

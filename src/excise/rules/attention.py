@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from excise.axes import Term, cut_head, size, unify
-from excise.rules.table import Scope, rule
+from excise.rules.table import Scope, argument, rule
 from excise.trace import Op, Ref
 
 
@@ -23,6 +23,11 @@ def attention(s: Scope, op: Op) -> None:
     q, k, v = (s.get(t) for t in given)
     unify(q[-1], k[-1])
     unify(k[-2], v[-2])
+    if "flash" in op.name or "cudnn" in op.name:
+        unify(q[-1], v[-1])
+    if _causal(op):
+        s.pin(q[-2], "the order of its units matters to a causal mask")
+        s.pin(k[-2], "the order of its units matters to a causal mask")
     for i in range(len(q) - 2):
         _same_heads(q[i], k[i])
         _same_heads(q[i], v[i])
@@ -35,6 +40,18 @@ def attention(s: Scope, op: Op) -> None:
     _mask(s, op, [*q[:-1], k[-2]])
     for out in op.outs[1:]:
         s.put(out, [s.fresh(n) for n in s.shape(out)])
+
+
+def _causal(op: Op) -> bool:
+    """Whether a causal mask is asked for; its place differs from form to form."""
+    place = {
+        "scaled_dot_product_attention": 5,
+        "_scaled_dot_product_attention_math": 5,
+        "_scaled_dot_product_fused_attention_overrideable": 5,
+        "_scaled_dot_product_efficient_attention": 6,
+        "_scaled_dot_product_cudnn_attention": 6,
+    }.get(op.name, 4)
+    return bool(argument(op, place, "is_causal", default=False))
 
 
 def _same_heads(query: Term, other: Term) -> None:

@@ -8,9 +8,8 @@ from excise.trace import Op, Ref
 
 
 def summed(s: Scope, op: Op, left: Ref, right: Ref, term: Term) -> None:
-    """A contraction of two activations: silenced units only vanish if one side is zero there."""
-    roles = {s.info(left).role, s.info(right).role}
-    if roles == {"activation"}:
+    """A contraction: silenced units vanish from it only if one side is zero there."""
+    if not s.silent(left) and not s.silent(right):
         s.mix(op.name, term)
 
 
@@ -19,6 +18,7 @@ def mm(s: Scope, op: Op) -> None:
     """`(a k) @ (k b)`."""
     x, y = s.get(op.args[0]), s.get(op.args[1])
     unify(x[1], y[0])
+    summed(s, op, op.args[0], op.args[1], x[1])
     s.macs(*x, y[1])
     s.put(op.outs[0], [x[0], y[1]])
 
@@ -28,6 +28,7 @@ def addmm(s: Scope, op: Op) -> None:
     """`bias + (a k) @ (k b)`."""
     x, y = s.get(op.args[1]), s.get(op.args[2])
     unify(x[1], y[0])
+    summed(s, op, op.args[1], op.args[2], x[1])
     s.macs(*x, y[1])
     s.put(op.outs[0], [x[0], y[1]])
     _add(s, op, op.args[0])
@@ -67,6 +68,24 @@ def mv(s: Scope, op: Op) -> None:
     summed(s, op, op.args[0], op.args[1], x[1])
     s.macs(*x)
     s.put(op.outs[0], [x[0]])
+
+
+@rule("addmv")
+def addmv(s: Scope, op: Op) -> None:
+    """`bias + (a k) @ k`."""
+    x, y = s.get(op.args[1]), s.get(op.args[2])
+    unify(x[1], y[0])
+    summed(s, op, op.args[1], op.args[2], x[1])
+    s.macs(*x)
+    s.put(op.outs[0], [x[0]])
+    _add(s, op, op.args[0])
+
+
+@rule("addr")
+def addr(s: Scope, op: Op) -> None:
+    """`bias + a b`, an outer product."""
+    s.put(op.outs[0], [s.get(op.args[1])[0], s.get(op.args[2])[0]])
+    _add(s, op, op.args[0])
 
 
 @rule("dot", "vdot")

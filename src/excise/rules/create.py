@@ -8,7 +8,7 @@ from excise.trace import Op
 
 @rule(
     "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_empty", "new_full", "rand",
-    "randn",     "scalar_tensor", "empty_strided", "new_empty_strided", "randint", "empty_permuted",
+    "randn", "scalar_tensor", "empty_strided", "new_empty_strided", "randint", "empty_permuted",
 )  # fmt: skip
 def uniform(s: Scope, op: Op) -> None:
     """The same value, or noise, everywhere: any index may go."""
@@ -18,7 +18,7 @@ def uniform(s: Scope, op: Op) -> None:
 
 @rule(
     "arange", "eye", "linspace", "logspace", "hann_window", "hamming_window", "tril_indices",
-    "triu_indices", "randperm", "_tensor_constant", "nonzero", "bartlett_window", "blackman_window",
+    "triu_indices", "randperm", "bartlett_window", "blackman_window",
 )  # fmt: skip
 def positions(s: Scope, op: Op) -> None:
     """Each index has a value of its own that is computed, not stored."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from excise.axes import Clash, Term, size, unify
-from excise.rules.table import Scope, argument, rule
+from excise.rules.table import Scope, argument, broadcast, rule
 from excise.trace import Op, Ref
 
 
@@ -20,6 +22,7 @@ def embedding_bag(s: Scope, op: Op) -> None:
     """Sums of rows picked by token numbers."""
     w = s.get(op.args[0])
     s.pin(w[0], "a vocabulary: token numbers index it")
+    _pin_all(s, [ref for ref in op.args[1:3] if isinstance(ref, Ref)], "tokens in bags")
     shape = s.shape(op.outs[0])
     s.put(op.outs[0], [s.fresh(shape[0]), w[1]])
     for out in op.outs[1:]:
@@ -29,41 +32,66 @@ def embedding_bag(s: Scope, op: Op) -> None:
 @rule("index", "_unsafe_index")
 def index(s: Scope, op: Op) -> None:
     """`x[i, :, j]` with index tensors: indexed dimensions are pinned, the others carried on."""
-    dims, indices = s.get(op.args[0]), op.args[1]
-    used: list[int] = []
-    shapes: list[tuple[int, ...]] = []
-    for i, ref in enumerate(indices):
-        if isinstance(ref, Ref):
-            used.append(i)
-            shapes.append(s.shape(ref))
-            s.pin(dims[i], "numbers computed by the model index it")
+    dims, given = s.get(op.args[0]), [r for r in op.args[1] if isinstance(r, Ref)]
+    used = _indexed(s, op.args[1])
+    for i in used:
+        s.pin(dims[i], "numbers computed by the model index it")
     free = [d for i, d in enumerate(dims) if i not in used]
     rank = len(s.shape(op.outs[0])) - len(free)
-    adjacent = used == list(range(used[0], used[-1] + 1))
-    before = used[0] if adjacent else 0
+    before = _before(used)
     made = s.shape(op.outs[0])[before : before + rank]
-    new = _index_dims(s, [r for r in indices if isinstance(r, Ref)], made)
+    if any(s.info(ref).boolean for ref in given):
+        _pin_all(s, given, "a mask counts its units")
+        new = [s.fresh(n, "units picked by a mask") for n in made]
+    else:
+        new = broadcast(s, given, made)
     s.put(op.outs[0], [*free[:before], *new, *free[before:]])
 
 
-def _index_dims(s: Scope, indices: list[Ref], shape: tuple[int, ...]) -> list[Term]:
-    same = len(indices) == 1 and s.shape(indices[0]) == shape
-    return s.get(indices[0]) if same else [s.fresh(n) for n in shape]
+def _indexed(s: Scope, indices: tuple[Ref | None, ...]) -> list[int]:
+    """The dimensions that index tensors stand for; a mask stands for as many as it has."""
+    used, place = list[int](), 0
+    for ref in indices:
+        wide = len(s.shape(ref)) if isinstance(ref, Ref) and s.info(ref).boolean else 1
+        used += range(place, place + wide) if isinstance(ref, Ref) else ()
+        place += wide
+    return used
+
+
+def _before(used: list[int]) -> int:
+    """How many carried dimensions stand before the indexed ones in the result."""
+    return used[0] if used == list(range(used[0], used[-1] + 1)) else 0
+
+
+def _pin_all(s: Scope, given: list[Ref], reason: str) -> None:
+    for ref in given:
+        for term in s.get(ref):
+            s.pin(term, reason)
 
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(s: Scope, op: Op) -> None:
-    """Values written at computed places."""
+    """Values written at computed places; one value under a mask is pointwise."""
     dims, values = s.get(op.args[0]), s.get(op.args[2])
-    for i, ref in enumerate(op.args[1]):
-        if isinstance(ref, Ref):
-            s.pin(dims[i], "numbers computed by the model index it")
-    free = [d for i, d in enumerate(dims) if i >= len(op.args[1]) or op.args[1][i] is None]
-    for a, b in zip(reversed(free), reversed(values), strict=False):
-        if size(a) == size(b):
+    given = [r for r in op.args[1] if isinstance(r, Ref)]
+    used = _indexed(s, op.args[1])
+    masks = [ref for ref in given if s.info(ref).boolean]
+    if masks == given and len(given) == 1 and math.prod(s.shape(op.args[2])) == 1:
+        for i, term in zip(used, s.get(given[0]), strict=True):
+            unify(dims[i], term)
+        s.put(op.outs[0], dims)
+        return
+    for i in used:
+        s.pin(dims[i], "numbers computed by the model index it")
+    _pin_all(s, given, "written at computed places")
+    free = [d for i, d in enumerate(dims) if i not in used]
+    ranks = [1 if s.info(ref).boolean else len(s.shape(ref)) for ref in given]
+    before = _before(used)
+    target = [*free[:before], *([None] * max(ranks)), *free[before:]]
+    for a, b in zip(reversed(target), reversed(values), strict=False):
+        if a is not None and size(a) == size(b):
             unify(a, b)
         else:
-            s.pin(a, "written at computed places")
             s.pin(b, "written at computed places")
     s.put(op.outs[0], dims)
 
@@ -79,7 +107,7 @@ def index_select(s: Scope, op: Op) -> None:
     s.put(op.outs[0], dims)
 
 
-@rule("gather", "take_along_dim")
+@rule("gather")
 def gather(s: Scope, op: Op) -> None:
     """One element per index: `dim` is pinned, the others are the index's own."""
     source, picked = s.get(op.args[0]), s.get(op.args[2])
@@ -122,14 +150,26 @@ def index_write(s: Scope, op: Op) -> None:
     dims = s.get(op.args[0])
     dim = op.args[1] % max(len(dims), 1)
     s.pin(dims[dim], "numbers computed by the model index it")
+    _pin_all(s, [op.args[2]], "numbers computed by the model index another axis")
     if len(op.args) > 3 and isinstance(op.args[3], Ref):  # noqa: PLR2004
         for i, (a, b) in enumerate(zip(dims, s.get(op.args[3]), strict=False)):
             if i != dim:
                 unify(a, b)
+            else:
+                s.pin(b, "written at computed places")
     s.put(op.outs[0], dims)
 
 
-@rule("masked_select", "bincount", "unique_dim", "_unique2", "histc", "bucketize", "searchsorted")
+@rule(
+    "masked_select",
+    "nonzero",
+    "bincount",
+    "unique_dim",
+    "_unique2",
+    "histc",
+    "bucketize",
+    "searchsorted",
+)
 def counted(s: Scope, op: Op) -> None:
     """Results whose length depends on data."""
     raise Clash(f"the result of {op.name} depends on data")
@@ -142,7 +182,7 @@ def one_hot(s: Scope, op: Op) -> None:
     s.put(op.outs[0], [*s.get(op.args[0]), s.fresh(classes, "class numbers")])
 
 
-@rule("topk", "sort", "argsort", "msort")
+@rule("topk", "sort")
 def ordered(s: Scope, op: Op) -> None:
     """Units in the order of their values."""
     dims = s.get(op.args[0])

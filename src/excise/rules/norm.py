@@ -18,11 +18,21 @@ def batch_norm(s: Scope, op: Op) -> None:
     for ref in op.args[1:5]:
         if isinstance(ref, Ref):
             unify(s.get(ref)[0], x[1])
+    if _training(op):
+        s.mix("batch_norm", x[0], *x[2:])
     s.put(op.outs[0], x)
     channels = s.shape(op.args[0])[1]
     for out in op.outs[1:]:
         keeps = s.shape(out) == (channels,)
         s.put(out, [x[1]] if keeps else [s.fresh(n) for n in s.shape(out)])
+
+
+def _training(op: Op) -> bool:
+    """Whether the statistics are those of the batch at hand."""
+    if op.name in {"_batch_norm_no_update", "_native_batch_norm_legit_no_training"}:
+        return False
+    flags = [a for a in op.args[3:6] if isinstance(a, bool)]
+    return op.name == "_batch_norm_with_update" or any(flags)
 
 
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
@@ -46,7 +56,7 @@ def group_norm(s: Scope, op: Op) -> None:
     x = s.get(op.args[0])
     groups = int(op.args[6] if op.name == "native_group_norm" else op.args[1])
     _, inner = cut_head(x[1], groups)
-    s.mix("group_norm", inner)
+    s.mix("group_norm", inner, *x[2:])
     for ref in op.args[1:3] if op.name == "native_group_norm" else op.args[2:4]:
         if isinstance(ref, Ref):
             unify(s.get(ref)[0], x[1])

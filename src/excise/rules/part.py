@@ -116,14 +116,12 @@ def _strided(s: Scope, term: Term, *, start: int, step: int, length: int) -> Ter
 def slice_scatter(s: Scope, op: Op) -> None:
     """A copy with one stretch replaced: nothing is known of the stretch's identity."""
     dims, inner = s.get(op.args[0]), s.get(op.args[1])
-    for i, term in enumerate(dims):
-        if len(inner) == len(dims) and s.shape(op.args[0])[i] == s.shape(op.args[1])[i]:
-            unify(term, inner[i])
-        else:
-            s.pin(term, "part of it is overwritten")
-    for term in inner:
-        if size(term) not in {size(d) for d in dims}:
-            s.pin(term, "it overwrites part of another axis")
+    dim = argument(op, 2, "dim", 0) % len(dims)
+    s.pin(dims[dim], "part of it is overwritten")
+    if op.name == "slice_scatter":
+        s.pin(inner.pop(dim), "it overwrites part of another axis")
+    for a, b in zip([d for i, d in enumerate(dims) if i != dim], inner, strict=True):
+        unify(a, b)
     s.put(op.outs[0], dims)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from excise.axes import Clash, Term, cut_head, joined, unify
+from excise.axes import Term, cut_head, joined, unify
 from excise.rules.table import Scope, rule
 from excise.trace import Op, Ref
 
@@ -16,8 +16,6 @@ def recurrent(s: Scope, op: Op) -> None:
     The state is the hidden axis, or the projection's own axis when `proj_size` is used. All layers
     and directions share one initial state tensor, hence one state axis.
     """
-    if isinstance(op.args[1], (tuple, list)) and isinstance(op.args[3], (tuple, list)):
-        raise Clash("packed sequences: the batch is laid out by lengths")
     packed = (
         isinstance(op.args[1], Ref)
         and isinstance(op.args[2], (tuple, list))
@@ -25,8 +23,11 @@ def recurrent(s: Scope, op: Op) -> None:
         and bool(op.args[3])
         and isinstance(op.args[3][0], Ref)
     )
-    source, states, weights, has_bias, layers, bidirectional, batch_first = _arguments(op, packed)
+    source, states, weights, has_bias, layers, bidirectional, batch_first = _arguments(
+        op, packed=packed
+    )
     x = s.get(source)
+    _rows(s, x, states, packed=packed, batch_first=batch_first)
     gates, directions = _GATES[op.name], 2 if bidirectional else 1
     per = len(weights) // (layers * directions)
     state_dims = [s.get(ref) for ref in states]
@@ -45,7 +46,21 @@ def recurrent(s: Scope, op: Op) -> None:
         s.put(out, dims)
 
 
-def _arguments(op: Op, packed: bool) -> tuple[Ref, list[Ref], list[Ref], bool, int, bool, bool]:
+def _rows(s: Scope, x: list[Term], states: list[Ref], *, packed: bool, batch_first: bool) -> None:
+    """Steps in time are ordered; the states have the batch of the input, and count the layers."""
+    for place, term in enumerate(x[:-1]):
+        if packed or place == int(batch_first):
+            s.pin(term, "steps in time are ordered")
+    for ref in states:
+        layers, batch, _ = s.get(ref)
+        s.pin(layers, "layers and directions")
+        if packed:
+            s.pin(batch, "a batch sorted by lengths")
+        else:
+            unify(batch, x[int(not batch_first)])
+
+
+def _arguments(op: Op, *, packed: bool) -> tuple[Ref, list[Ref], list[Ref], bool, int, bool, bool]:
     if packed:
         data, _, hx, weights, has_bias, layers, _, _, bidirectional = op.args
         batch_first = False

@@ -56,13 +56,15 @@ def extreme(s: Scope, op: Op) -> None:
         raise NotImplementedError  # the two-tensor overload is tagged pointwise, never here
     place = 2 if op.name == "kthvalue" else 1
     along = places(op, place, "dim", len(dims))
+    if len(op.outs) > 1 and argument(op, place, "dim") is None:  # `kthvalue`, `mode`
+        along = along[-1:]
     for i in along:
         if op.name not in {"max", "min"} or len(op.outs) > 1:
             s.pin(dims[i], f"the number of a unit is read by {op.name}")
     reduced(s, op, along)
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "_masked_softmax")
+@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")
 def softmax(s: Scope, op: Op) -> None:
     """Every unit's value depends on all of them."""
     dims = s.get(op.args[0])

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from excise.axes import Clash, cut_tail
+import torch
+
+from excise.axes import Clash, Term, cut_tail, unify
 from excise.rules.table import Scope, rule
 from excise.trace import Op
 
 
+def _pinned_space(s: Scope, op: Op, rank: int) -> list[Term]:
+    """The dimensions of the input, the last `rank` of them pinned."""
+    dims = s.get(op.args[0])
+    for term in dims[-rank:]:
+        s.pin(term, "a window slides over it")
+    return dims
+
+
 def spatial(s: Scope, op: Op, rank: int) -> None:
     """Keep all but the last `rank` dimensions."""
-    dims = s.get(op.args[0])
-    kept = dims[: len(dims) - rank]
-    for out in op.outs:
-        s.put(out, [*kept, *(s.fresh(n) for n in s.shape(out)[len(kept) :])])
+    kept = _pinned_space(s, op, rank)[:-rank]
+    space = [s.fresh(n) for n in s.shape(op.outs[0])[len(kept) :]]
+    for out in op.outs:  # indices of a maximum have the shape of the maxima
+        s.put(out, [*kept, *space])
 
 
 _STEMS = (
@@ -29,7 +39,7 @@ def _names(suffix: str) -> list[str]:
         exact = stem.replace("nearest", "nearest_exact")
         name = f"{stem}{suffix}"
         found += [name, f"_{name}", f"{name}_with_indices", f"_{name}_aa", f"_{exact}{suffix}"]
-    return found
+    return [name for name in dict.fromkeys(found) if hasattr(torch.ops.aten, name)]
 
 
 @rule(*_names("1d"))
@@ -53,16 +63,18 @@ def spatial3d(s: Scope, op: Op) -> None:
 @rule("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "_grid_sampler_2d_cpu_fallback")
 def grid_sampler(s: Scope, op: Op) -> None:
     """Sampling at given positions: channels are carried on."""
-    for term in s.get(op.args[1]):
+    batch, channels, *space = s.get(op.args[0])
+    rows, *positions, coordinates = s.get(op.args[1])
+    unify(batch, rows)
+    for term in (*space, *positions, coordinates):
         s.pin(term, "sampling positions")
-    batch, channels, *_ = s.get(op.args[0])
-    s.put(op.outs[0], [batch, channels, *(s.fresh(n) for n in s.shape(op.outs[0])[2:])])
+    s.put(op.outs[0], [batch, channels, *positions])
 
 
 @rule("pixel_shuffle")
 def pixel_shuffle(s: Scope, op: Op) -> None:
     """`(c r r) h w -> c (h r) (w r)`."""
-    *front, channels, _, _ = s.get(op.args[0])
+    *front, channels, _, _ = _pinned_space(s, op, 2)
     outer, inner = cut_tail(channels, int(op.args[1]) ** 2)
     s.pin(inner, "pixels of a shuffled block")
     s.put(op.outs[0], [*front, outer, *(s.fresh(n) for n in s.shape(op.outs[0])[-2:])])
@@ -71,7 +83,7 @@ def pixel_shuffle(s: Scope, op: Op) -> None:
 @rule("pixel_unshuffle")
 def pixel_unshuffle(s: Scope, op: Op) -> None:
     """`c (h r) (w r) -> (c r r) h w`."""
-    *front, channels, _, _ = s.get(op.args[0])
+    *front, channels, _, _ = _pinned_space(s, op, 2)
     block = s.fresh(int(op.args[1]) ** 2, "pixels of a shuffled block")
     space = [s.fresh(n) for n in s.shape(op.outs[0])[-2:]]
     s.put(op.outs[0], [*front, [*channels, *block], *space])
@@ -90,7 +102,7 @@ def channel_shuffle(s: Scope, op: Op) -> None:
 @rule("im2col")
 def im2col(s: Scope, op: Op) -> None:
     """`n c h w -> n (c kh kw) positions`."""
-    dims = s.get(op.args[0])
+    dims = _pinned_space(s, op, 2)
     taps = s.fresh(int(op.args[1][0]) * int(op.args[1][1]), "kernel")
     positions = s.fresh(s.shape(op.outs[0])[-1])
     s.put(op.outs[0], [*dims[:-3], [*dims[-3], *taps], positions])
@@ -99,7 +111,7 @@ def im2col(s: Scope, op: Op) -> None:
 @rule("col2im")
 def col2im(s: Scope, op: Op) -> None:
     """`n (c kh kw) positions -> n c h w`."""
-    dims = s.get(op.args[0])
+    dims = _pinned_space(s, op, 1)
     kernel = op.args[2]
     outer, inner = cut_tail(dims[-2], int(kernel[0]) * int(kernel[1]))
     s.pin(inner, "kernel")

@@ -16,6 +16,11 @@ Rule: TypeAlias = "Callable[[Scope, Op], None]"
 RULES: dict[str, Rule] = {}
 POINTWISE: set[str] = set()
 """Operations that act index by index although torch does not tag them as pointwise."""
+VIEWS = frozenset(
+    ["view", "permute", "t", "transpose", "unsqueeze", "squeeze", "expand", "slice", "split",
+     "split_with_sizes", "select", "unbind", "chunk", "unflatten", "flatten"]
+)  # fmt: skip
+"""Operations whose result is zero where their input is."""
 
 
 class Mixing(NamedTuple):
@@ -53,10 +58,24 @@ class Scope:
         self.mixings: list[Mixing] = []
         self.products: list[Product] = []
         self.here = 0
+        self.views: set[int] = set()
+        self.written: set[int] = set()
 
     def info(self, ref: Ref) -> TensorInfo:
         """Shape, role and name of a tensor."""
         return self.trace.tensors[ref.number]
+
+    def note(self, op: Op, name: str) -> None:
+        """Note whether the results of an operation are zero where a parameter is silenced."""
+        if op.name != name:
+            self.written.update(ref.number for ref in op.outs)
+        elif name in VIEWS and all(map(self.silent, op.inputs())):
+            self.views.update(ref.number for ref in op.outs)
+
+    def silent(self, ref: Ref) -> bool:
+        """Whether a tensor is a parameter, or a view of one: its removed units can be zeroed."""
+        known = self.info(ref).role == "parameter" or ref.number in self.views
+        return known and ref.number not in self.written
 
     def shape(self, ref: Ref) -> tuple[int, ...]:
         """Shape of a tensor."""

@@ -25,6 +25,7 @@ class TensorInfo(NamedTuple):
     role: str
     name: str = ""
     floating: bool = True
+    boolean: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from tests.rules.oracle import Case, active, buffer, real
 
@@ -19,16 +19,43 @@ CASES = (
     Case("mm of activations", "a k*, k* b -> a b", torch.mm, (active(3, 4), active(4, 5))),
     Case("mm by a buffer", "a k*, k* b -> a b", torch.mm, (active(3, 4), buffer(4, 5))),
     Case("addmm", "b, a k, k b -> a b", torch.addmm, (real(5), real(3, 4), real(4, 5))),
-    Case("addmm of activations", "b, a k*, k* b -> a b", torch.addmm,
-         (real(5), active(3, 4), active(4, 5))),
-    Case("addmm of a matrix", "a b, a k, k b -> a b", torch.addmm, (real(3, 5), real(3, 4), real(4, 5))),
-    Case("addmm of a column", "a 1, a k, k b -> a b", torch.addmm, (real(3, 1), real(3, 4), real(4, 5))),
+    Case(
+        "addmm of activations",
+        "b, a k*, k* b -> a b",
+        torch.addmm,
+        (real(5), active(3, 4), active(4, 5)),
+    ),
+    Case(
+        "addmm of a matrix",
+        "a b, a k, k b -> a b",
+        torch.addmm,
+        (real(3, 5), real(3, 4), real(4, 5)),
+    ),
+    Case(
+        "addmm of a column",
+        "a 1, a k, k b -> a b",
+        torch.addmm,
+        (real(3, 1), real(3, 4), real(4, 5)),
+    ),
     Case("bmm", "n a k, n k b -> n a b", torch.bmm, (real(2, 3, 4), real(2, 4, 5))),
-    Case("bmm of activations", "n a k*, n k* b -> n a b", torch.bmm, (active(2, 3, 4), active(2, 4, 5))),
-    Case("baddbmm", "n a b, n a k, n k b -> n a b", torch.baddbmm,
-         (real(2, 3, 5), real(2, 3, 4), real(2, 4, 5))),
-    Case("baddbmm of a row", "1 1 b, n a k*, n k* b -> n a b", torch.baddbmm,
-         (real(1, 1, 5), active(2, 3, 4), active(2, 4, 5))),
+    Case(
+        "bmm of activations",
+        "n a k*, n k* b -> n a b",
+        torch.bmm,
+        (active(2, 3, 4), active(2, 4, 5)),
+    ),
+    Case(
+        "baddbmm",
+        "n a b, n a k, n k b -> n a b",
+        torch.baddbmm,
+        (real(2, 3, 5), real(2, 3, 4), real(2, 4, 5)),
+    ),
+    Case(
+        "baddbmm of a row",
+        "1 1 b, n a k*, n k* b -> n a b",
+        torch.baddbmm,
+        (real(1, 1, 5), active(2, 3, 4), active(2, 4, 5)),
+    ),
     Case("mv", "a k, k -> a", torch.mv, (real(3, 4), real(4))),
     Case("mv of activations", "a k*, k* -> a", torch.mv, (active(3, 4), active(4))),
     Case("dot", "k, k -> ()", torch.dot, (real(4), real(4))),
@@ -37,8 +64,12 @@ CASES = (
     Case("addmv", "a, a k, k -> a", torch.addmv, (real(3), real(3, 4), real(4))),
     Case("addr", "a b, a, b -> a b", torch.addr, (real(3, 4), real(3), real(4))),
     Case("outer", "a, b -> a b", torch.outer, (real(3), real(4))),
-    Case("addbmm", "A B, N A2 K, N K B2 -> C D", torch.addbmm,
-         (real(3, 5), real(2, 3, 4), real(2, 4, 5))),
+    Case(
+        "addbmm",
+        "A B, N A2 K, M K2 B2 -> C D",
+        torch.addbmm,
+        (real(3, 5), real(2, 3, 4), real(2, 4, 5)),
+    ),
     Case("linear", "n t k, o k, o -> n t o", F.linear, (active(2, 3, 4), real(5, 4), real(5))),
     Case("linear without bias", "k, o k -> o", F.linear, (real(4), real(5, 4))),
     Case("linear by an activation", "n k*, o k* -> n o", F.linear, (active(3, 4), active(5, 4))),
@@ -47,26 +78,72 @@ CASES = (
     Case("matmul of vectors", "k, k -> ()", torch.matmul, (real(4), real(4))),
     Case("matmul by a vector", "a k, k -> a", torch.matmul, (real(3, 4), real(4))),
     Case("matmul of a vector", "k, k b -> b", torch.matmul, (real(4), real(4, 5))),
-    Case("matmul of a vector with batches", "k, n k b -> n b", torch.matmul, (real(4), real(2, 4, 5))),
-    Case("matmul of batches", "n a k, n k b -> n a b", torch.matmul, (real(2, 3, 4), real(2, 4, 5))),
-    Case("matmul broadcast", "n 1 a k, m k b -> n m a b", torch.matmul, (real(6, 1, 3, 4), real(2, 4, 5))),
-    Case("matmul by one matrix", "n m a k, k b -> n m a b", torch.matmul,
-         (active(6, 2, 3, 4), real(4, 5))),
-    Case("matmul of activations", "n a k*, n k* b -> n a b", torch.matmul,
-         (active(2, 3, 4), active(2, 4, 5))),
-    Case("gram matrix", "a k* -> a a", _gram, (real(3, 4),)),
-    Case("einsum linear", "n k*, o k* -> n o", lambda x, w: torch.einsum("nk,ok->no", x, w),
-         (active(3, 4), real(5, 4))),
-    Case("einsum attention", "n h i d*, n h j d* -> n h i j",
-         lambda q, k: torch.einsum("nhid,nhjd->nhij", q, k), (active(2, 3, 4, 5), active(2, 3, 6, 5))),
-    Case("einsum scale", "n t c, c -> n t c", lambda x, s: torch.einsum("ntc,c->ntc", x, s),
-         (real(2, 3, 4), real(4))),
-    Case("einsum trace over heads", "n t h* d, h* d -> n t d",
-         lambda x, w: torch.einsum("nthd,hd->ntd", x, w), (active(2, 3, 4, 5), real(4, 5))),
-    Case("tensordot", "n a* b*, a* b* c -> n c", lambda x, w: torch.tensordot(x, w, 2),
-         (real(2, 3, 4), real(3, 4, 5))),
-    Case("chain_matmul", "a b, b c, c d -> a d", lambda x, y, z: torch.linalg.multi_dot([x, y, z]),
-         (real(3, 4), real(4, 5), real(5, 6))),
-    Case("bilinear", "N A, N B, O A B -> N2 O2", F.bilinear, (real(2, 3), real(2, 4), real(5, 3, 4))),
-    Case("cdist", "A K, B K -> C D", torch.cdist, (real(3, 4), real(5, 4))),
-)  # fmt: skip
+    Case(
+        "matmul of a vector with batches", "k, n k b -> n b", torch.matmul, (real(4), real(2, 4, 5))
+    ),
+    Case(
+        "matmul of batches", "n a k, n k b -> n a b", torch.matmul, (real(2, 3, 4), real(2, 4, 5))
+    ),
+    Case(
+        "matmul broadcast",
+        "n 1 a k, m k b -> n m a b",
+        torch.matmul,
+        (real(6, 1, 3, 4), real(2, 4, 5)),
+    ),
+    Case(
+        "matmul by one matrix",
+        "n m a k, k b -> n m a b",
+        torch.matmul,
+        (active(6, 2, 3, 4), real(4, 5)),
+    ),
+    Case(
+        "matmul of activations",
+        "n a k*, n k* b -> n a b",
+        torch.matmul,
+        (active(2, 3, 4), active(2, 4, 5)),
+    ),
+    Case("gram matrix", "a k -> a a", _gram, (real(3, 4),)),
+    Case(
+        "einsum linear",
+        "n k, o k -> n o",
+        lambda x, w: torch.einsum("nk,ok->no", x, w),
+        (active(3, 4), real(5, 4)),
+    ),
+    Case(
+        "einsum attention",
+        "n h i d*, n h j d* -> n h i j",
+        lambda q, k: torch.einsum("nhid,nhjd->nhij", q, k),
+        (active(2, 3, 4, 5), active(2, 3, 6, 5)),
+    ),
+    Case(
+        "einsum scale",
+        "n t c, c -> n t c",
+        lambda x, s: torch.einsum("ntc,c->ntc", x, s),
+        (real(2, 3, 4), real(4)),
+    ),
+    Case(
+        "einsum trace over heads",
+        "n t h d, h d -> n t d",
+        lambda x, w: torch.einsum("nthd,hd->ntd", x, w),
+        (active(2, 3, 4, 5), real(4, 5)),
+    ),
+    Case(
+        "tensordot",
+        "n a b, a b c -> n c",
+        lambda x, w: torch.tensordot(x, w, 2),
+        (real(2, 3, 4), real(3, 4, 5)),
+    ),
+    Case(
+        "chain_matmul",
+        "a b, b c, c d -> a d",
+        lambda x, y, z: torch.linalg.multi_dot([x, y, z]),
+        (real(3, 4), real(4, 5), real(5, 6)),
+    ),
+    Case(
+        "bilinear",
+        "N A, M B, O A2 B2 -> N2 O2",
+        F.bilinear,
+        (real(2, 3), real(2, 4), real(5, 3, 4)),
+    ),
+    Case("cdist", "A K, B K2 -> C D", torch.cdist, (real(3, 4), real(5, 4))),
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from tests.rules.oracle import Case, active, buffer, flags, imaginary, index, positive, real
 
@@ -37,36 +40,110 @@ def _read_out(x: Tensor) -> Tensor:
 
 
 ONE = (
-    torch.abs, torch.exp, torch.sigmoid, torch.tanh, torch.sin, torch.erf, torch.sign, torch.neg,
-    torch.round, torch.square, torch.positive, torch.isfinite, torch.isnan, torch.isinf,
-    torch.nan_to_num, torch.detach, torch.clone, torch.angle, torch.conj_physical, torch.resolve_neg,
-    torch.ops.aten.alias, torch.zeros_like, torch.ones_like, torch.logical_not,
-    F.relu, F.relu6, F.gelu, F.silu, F.mish, F.elu, F.celu, F.selu, F.softplus, F.softsign,
-    F.hardswish, F.hardsigmoid, F.hardtanh, F.leaky_relu, F.logsigmoid, F.tanhshrink, F.hardshrink,
-    F.softshrink, torch.rsqrt, torch.trunc, torch.relu_, torch.sigmoid_,
-)  # fmt: skip
+    torch.abs,
+    torch.exp,
+    torch.sigmoid,
+    torch.tanh,
+    torch.sin,
+    torch.erf,
+    torch.sign,
+    torch.neg,
+    torch.round,
+    torch.square,
+    torch.positive,
+    torch.isfinite,
+    torch.isnan,
+    torch.isinf,
+    torch.nan_to_num,
+    torch.detach,
+    torch.clone,
+    torch.angle,
+    torch.conj_physical,
+    torch.resolve_neg,
+    torch.ops.aten.alias,
+    torch.zeros_like,
+    torch.ones_like,
+    torch.logical_not,
+    F.relu,
+    F.relu6,
+    F.gelu,
+    F.silu,
+    F.mish,
+    F.elu,
+    F.celu,
+    F.selu,
+    F.softplus,
+    F.softsign,
+    F.hardswish,
+    F.hardsigmoid,
+    F.hardtanh,
+    F.leaky_relu,
+    F.logsigmoid,
+    F.tanhshrink,
+    F.hardshrink,
+    F.softshrink,
+    torch.rsqrt,
+    torch.trunc,
+    torch.relu_,
+    torch.sigmoid_,
+)
 TWO = (
-    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum, torch.fmax,
-    torch.remainder, torch.fmod, torch.atan2, torch.pow, torch.eq, torch.lt, torch.logical_and,
-    torch.logical_or, torch.logical_xor, torch.rsub, torch.hypot, torch.max, torch.min, torch.copysign,
-    torch.complex, torch.polar, torch.logaddexp, torch.xlogy, torch.rsub,
-)  # fmt: skip
+    torch.add,
+    torch.sub,
+    torch.mul,
+    torch.div,
+    torch.maximum,
+    torch.minimum,
+    torch.fmax,
+    torch.remainder,
+    torch.fmod,
+    torch.atan2,
+    torch.pow,
+    torch.eq,
+    torch.lt,
+    torch.logical_and,
+    torch.logical_or,
+    torch.logical_xor,
+    torch.rsub,
+    torch.hypot,
+    torch.max,
+    torch.min,
+    torch.copysign,
+    torch.complex,
+    torch.polar,
+    torch.logaddexp,
+    torch.xlogy,
+    torch.rsub,
+)
 RANDOM = (
-    torch.bernoulli, torch.rand_like, torch.randn_like, torch.empty_like, Tensor.normal_,
-    Tensor.uniform_, Tensor.exponential_, Tensor.log_normal_, Tensor.random_, Tensor.geometric_,
-    Tensor.cauchy_, F.dropout, F.alpha_dropout, F.rrelu, torch.normal,
-)  # fmt: skip
+    torch.bernoulli,
+    torch.rand_like,
+    torch.randn_like,
+    torch.empty_like,
+    Tensor.normal_,
+    Tensor.uniform_,
+    Tensor.exponential_,
+    Tensor.log_normal_,
+    Tensor.random_,
+    Tensor.geometric_,
+    Tensor.cauchy_,
+    F.dropout,
+    F.alpha_dropout,
+    F.rrelu,
+    torch.normal,
+)
 
 
-def _random(function: object) -> Case:
-    called = {
+def _random(function: Callable[..., Tensor]) -> Case:
+    special: dict[Any, Callable[..., Tensor]] = {
         Tensor.geometric_: lambda x: x.geometric_(0.5),
         F.rrelu: lambda x: F.rrelu(x, training=True),
         torch.bernoulli: lambda x: torch.bernoulli(x.sigmoid()),
         torch.normal: lambda x: torch.normal(x, 1.0),
-    }.get(function, function)
-    name = f"random {function.__name__.strip('_')}"  # type: ignore[attr-defined]
-    return Case(name, "n c -> n c", called, (real(3, 4),), noisy=True)  # type: ignore[arg-type]
+    }
+    name = f"random {function.__name__.strip('_')}"
+    called = special.get(function, function)
+    return Case(name, "n c -> n c", called, (real(3, 4),), noisy=True)
 
 
 CASES = (
@@ -79,12 +156,19 @@ CASES = (
     Case("broadcast one", "n c, 1 -> n c", lambda x, y: x - y, (real(3, 4), real(1))),
     Case("of activations", "n c, c -> n c", torch.add, (active(3, 4), active(4))),
     Case("in place", "n c, c -> n c", _in_place, (real(3, 4), real(4))),
-    Case("in place on part", "n (a + b), n a -> n (a + b)", _written_part, (real(4, 5), real(4, 3)),
-         smaller=lambda x, y: torch.cat([y, x[:, y.shape[1]:]], 1)),
+    Case(
+        "in place on part",
+        "n (a + b), n a -> n (a + b)",
+        _written_part,
+        (real(4, 5), real(4, 3)),
+        smaller=lambda x, y: torch.cat([y, x[:, y.shape[1] :]], 1),
+    ),
     Case("in place on a row", "N c, c -> N c", _written_row, (real(3, 4), real(4))),
     Case("copy_", "n c, c -> n c", _written_all, (real(3, 4), real(4))),
     Case("where", "n c, n c, c -> n c", torch.where, (flags(3, 4), real(3, 4), real(4))),
-    Case("masked_fill", "n c, c -> n c", lambda x, m: x.masked_fill(m, 2.0), (real(3, 4), flags(4))),
+    Case(
+        "masked_fill", "n c, c -> n c", lambda x, m: x.masked_fill(m, 2.0), (real(3, 4), flags(4))
+    ),
     Case("fill", "n c -> n c", lambda x: x.fill_(2.0), (real(3, 4),)),
     Case("fill whole", "n c -> n c", lambda x: torch.fill(x, 2.0), (real(3, 4),)),
     Case("zero", "n c -> n c", lambda x: x.zero_(), (real(3, 4),)),
@@ -106,11 +190,23 @@ CASES = (
     Case("lift_fresh", "n c -> n c", torch.ops.aten.lift_fresh, (real(3, 4),)),
     Case("lift_fresh_copy", "n c -> n c", torch.ops.aten.lift_fresh_copy, (real(3, 4),)),
     Case("aten copy", "n c, c -> n c", torch.ops.aten.copy, (real(3, 4), real(4))),
-    Case("bitwise", "n c, c -> n c, n c", lambda x, y: (x & y, x | y), (index(9, 3, 4), index(9, 4))),
-    Case("native_dropout", "n c -> n c, n c", lambda x: torch.native_dropout(x, 0.5, True),  # noqa: FBT003
-         (real(3, 4),), noisy=True),
-    Case("feature_dropout", "n c h -> n c h", lambda x: F.dropout1d(x), (real(2, 3, 4),), noisy=True),
-    Case("dropout in eval mode", "n c -> n c", lambda x: F.dropout(x, 0.5, training=False), (real(3, 4),)),
+    Case(
+        "bitwise", "n c, c -> n c, n c", lambda x, y: (x & y, x | y), (index(9, 3, 4), index(9, 4))
+    ),
+    Case(
+        "native_dropout",
+        "n c -> n c, n c",
+        lambda x: torch.native_dropout(x, 0.5, True),  # noqa: FBT003
+        (real(3, 4),),
+        noisy=True,
+    ),
+    Case("feature_dropout", "n c h -> n c h", F.dropout1d, (real(2, 3, 4),), noisy=True),
+    Case(
+        "dropout in eval mode",
+        "n c -> n c",
+        lambda x: F.dropout(x, 0.5, training=False),
+        (real(3, 4),),
+    ),
     Case("real and imag", "n c -> n c, n c", lambda x: (x.real, x.imag), (imaginary(3, 4),)),
     Case("conj", "n c -> n c", lambda x: x.conj().resolve_conj() * 2, (imaginary(3, 4),)),
     Case("view_as_real", "n c -> n c Pair", torch.view_as_real, (imaginary(3, 4),)),
@@ -118,8 +214,12 @@ CASES = (
     Case("view_as_complex", "n c Pair -> n c", torch.view_as_complex, (real(3, 4, 2),)),
     Case("assert", "n* c* -> n* c*", _checked, (real(3, 4),)),
     Case("item", "n* c* -> n* c*", _read_out, (real(3, 4),)),
-    Case("fake quantize", "n c -> n c",
-         lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127), (buffer(3, 4),)),
+    Case(
+        "fake quantize",
+        "n c -> n c",
+        lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127),
+        (buffer(3, 4),),
+    ),
     Case("cumsum", "n C -> n C", lambda x: x.cumsum(1), (real(3, 4),)),
     Case("cumprod", "N c -> N c", lambda x: x.cumprod(0), (real(3, 4),)),
     Case("cummax", "n C -> n C, n C", lambda x: x.cummax(-1), (real(3, 4),)),
@@ -132,4 +232,4 @@ CASES = (
     Case("roll flat", "N C -> N C", lambda x: x.roll(2), (real(3, 4),)),
     Case("tril", "n R C -> n R C", torch.tril, (real(2, 3, 4),)),
     Case("triu", "R C -> R C", lambda x: x.triu(1), (real(3, 4),)),
-)  # fmt: skip
+)

@@ -10,8 +10,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.rules.oracle import Case, Given, active, real
 
-BATCH, TIME, INPUT, HIDDEN, PROJECTED = 2, 3, 4, 5, 6
+BATCH, TIME, INPUT, HIDDEN, PROJECTED = 2, 3, 4, 5, 9
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+PACKED = (True, 1, 0.0, False, False)  # biases, layers, dropout, training, both directions
 CALLS = {"lstm": torch.lstm, "gru": torch.gru, "rnn": torch.rnn_tanh}
 
 
@@ -47,7 +48,7 @@ def _words(kind: str, layers: int, directions: int, *, bias: bool, projected: bo
 
 def _case(
     name: str, kind: str, layers: int = 1, directions: int = 1, projected: int = 0,
-    *, bias: bool = True, batch_first: bool = False, call: Any = None,
+    *, bias: bool = True, batch_first: bool = False,
 ) -> Case:  # fmt: skip
     state, many = projected or HIDDEN, layers * directions
     rows = (BATCH, TIME) if batch_first else (TIME, BATCH)
@@ -65,14 +66,15 @@ def _case(
     def run(x: Tensor, *rest: Tensor) -> Any:
         count = 2 if kind == "lstm" else 1
         hx: Any = tuple(rest[:2]) if kind == "lstm" else rest[0]
-        return CALLS[kind](
+        call: Any = CALLS[kind]
+        return call(
             x,
             hx,
             list(rest[count:]),
             bias,
             layers,
             0.0,
-            False,
+            False,  # noqa: FBT003 - torch takes these by place only
             directions > 1,
             batch_first,
         )
@@ -82,14 +84,14 @@ def _case(
         *states,
         *_weights(kind, layers, directions, projected, bias=bias),
     )
-    return Case(name, f"{', '.join(words)} -> {', '.join(made)}", call or run, given)
+    claim = f"{', '.join(words)} -> {', '.join(made)}"
+    return Case(name, claim, run, given, looped=True)
 
 
 def _packed(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> Any:
     packed = pack_padded_sequence(x, torch.tensor([3, 2]))
-    return torch.lstm(
-        packed.data, packed.batch_sizes, (h, c), list(weights), True, 1, 0.0, False, False
-    )
+    function: Any = torch.lstm
+    return function(packed.data, packed.batch_sizes, (h, c), list(weights), *PACKED)
 
 
 CASES = (
@@ -104,6 +106,17 @@ CASES = (
         "lstm projected, of two layers, bidirectional", "lstm", layers=2, directions=2, projected=3
     ),
     _case("lstm projected without bias", "lstm", projected=3, bias=False),
+    Case(
+        "lstm of packed sequences",
+        "T B I, 1 N h, 1 M h, (G h) J, (G h) h, (G h), (G h) -> D h, 1 N h, 1 M h",
+        _packed,
+        (
+            active(TIME, BATCH, INPUT),
+            *[active(1, BATCH, HIDDEN)] * 2,
+            *_weights("lstm", 1, 1, 0, bias=True),
+        ),
+        looped=True,
+    ),
     _case("gru", "gru"),
     _case("gru of two layers, bidirectional", "gru", layers=2, directions=2),
     _case("gru without bias", "gru", bias=False, batch_first=True),
