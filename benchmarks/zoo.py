@@ -90,7 +90,7 @@ def disturb(model: nn.Module) -> None:
     source = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += NOISE * torch.randn(parameter.shape, generator=source)
+            parameter.add_(NOISE * torch.randn(parameter.shape, generator=source))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer += 0.1 * torch.randn(buffer.shape, generator=source)

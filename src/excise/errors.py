@@ -21,7 +21,8 @@ ExciseError
 │   ├── CorruptFileError         truncated, damaged, or not a safetensors file
 │   ├── ForeignFileError         a sound file that excise did not write for this model
 │   └── NewerFileError           written by a later version of excise
-└── MeasureError               a quantity cannot be measured
+├── MeasureError               a quantity cannot be measured
+└── RequestError               the command line or the demo is asked for what is not there
 
 Each class is a record: its fields are the facts, its message is rendered from them in one order:
 what happened, where, and what to do next. Callers may catch the class and read the fields; nobody
@@ -311,3 +312,22 @@ class MeasureError(ExciseError, RuntimeError):
             f"{self.quantity} cannot be measured: {self.reason}.\n"
             f"  do: pass inputs with which `model(*inputs, **kwargs)` works."
         )
+
+
+@dataclass(eq=False)
+class RequestError(ExciseError):
+    """An argument does not name what it should name, or something it needs is not installed."""
+
+    what: str
+    where: str
+    do: str
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"{self.what}{place}.\n  do: {self.do}."
+
+    @classmethod
+    def of(cls, error: BaseException, what: str, where: str, do: str) -> RequestError:
+        """Wrap what someone else's code raised: its type, and the first line of its message."""
+        first = next(iter(str(error).splitlines()), "")
+        return cls(f"{what}: {type(error).__name__}: {first[:300]}".rstrip(": ."), where, do)

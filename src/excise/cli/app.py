@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from excise.cli.console import complain
+from excise.cli.demo import demo
 from excise.cli.inspect import inspect
 from excise.cli.prune import prune
 from excise.cli.report import report
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (inspect, prune, verify, report):
+for _command in (inspect, prune, verify, report, demo):
     app.command()(_command)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from excise.errors import ExciseError
 from excise.report.json import render
 
 _WIDTH = 100  # of what is not a terminal
+_QUIET_S = 1.0
+Tell = Callable[[str], None]
 
 
 def show(*parts: RenderableType) -> None:
@@ -30,11 +34,41 @@ def emit(data: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def progress(doing: str) -> Iterator[None]:
-    """Say on stderr what takes so long; silent unless stderr is a terminal."""
+def progress(doing: str) -> Iterator[Tell]:
+    """Say on stderr what takes longer than a second; call what it yields when the work changes.
+
+    On a terminal a line with the time that has passed, which disappears; elsewhere (a log) one
+    line for each thing that took more than a second.
+    """
     console = Console(stderr=True)
-    with console.status(doing) if console.is_terminal else contextlib.nullcontext():
-        yield
+    if not console.is_terminal:
+        with _lines(doing) as tell:
+            yield tell
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda now: bar.update(task, description=now)
+
+
+@contextlib.contextmanager
+def _lines(doing: str) -> Iterator[Tell]:
+    timers: list[threading.Timer] = []
+
+    def tell(now: str) -> None:
+        for timer in timers:
+            timer.cancel()
+        timer = threading.Timer(_QUIET_S, typer.echo, (f"excise: {now}",), {"err": True})
+        timer.daemon = True
+        timer.start()
+        timers[:] = [timer]
+
+    tell(doing)
+    try:
+        yield tell
+    finally:
+        for timer in timers:
+            timer.cancel()
 
 
 def complain(error: ExciseError) -> None:

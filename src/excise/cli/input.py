@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from excise.cli.error import RequestError
+from excise.errors import RequestError
 
 _SPEC = re.compile(
     r"(?:(?P<name>[A-Za-z_]\w*)=)?(?:(?P<kind>float|long|bool):)?(?P<shape>\d+(?:x\d+)*)"

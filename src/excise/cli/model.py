@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from excise.cli import vendor
-from excise.cli.error import RequestError
 from excise.cli.state import load_state
+from excise.errors import RequestError
 
 _SEED = 0  # so that two commands on the same MODEL without weights speak of the same weights
 _KINDS = "torchvision:NAME, timm:NAME, transformers:DIR, package.module:FACTORY or file.py:FACTORY"

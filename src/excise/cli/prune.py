@@ -12,10 +12,10 @@ from excise import save
 from excise.budget import DEFAULT_MIN_KEEP
 from excise.cli import input as example_input
 from excise.cli.console import emit, progress, show
-from excise.cli.error import RequestError
 from excise.cli.model import resolve
 from excise.cli.option import Inputs, Json, Model, Timed, Weights
 from excise.cli.table import report_table, verdict_data
+from excise.errors import RequestError
 
 _NEEDS_GRADIENTS = frozenset({"taylor"})
 Keep = Optional[float]  # noqa: UP045 - typer reads this at run time on every Python

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from excise.cli.error import RequestError
+from excise.errors import RequestError
 from excise.measure.view import View
 
 _SHOWN = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from excise.cli.error import RequestError
+from excise.errors import RequestError
 
 Factories = tuple[Callable[[], Any], Callable[[], Any]]
 _DECLARED: list[torch.library.Library] = []  # a Library withdraws its ops when it is collected

@@ -100,4 +100,4 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                         made[id(old)] = nn.Parameter(data, requires_grad=old.requires_grad)
                     else:
                         made[id(old)] = data
-                table[key] = made[id(old)]  # type: ignore[assignment]
+                table[key] = made[id(old)]
