@@ -118,8 +118,9 @@ def _compare(
 ) -> tuple[Verdict, bool]:
     """The verdict, and whether the outputs are the same for any input and so prove nothing."""
     try:
-        before = trace(_eval64(original), *args, **named)
-        after = trace(_eval64(small), *args, **named)
+        wide, narrow = _eval64(original), _eval64(small)  # the only copies; silenced in place below
+        before = trace(wide, *args, **named)
+        after = trace(narrow, *args, **named)
     except TraceError as error:
         return _unproved(str(error).split("\n")[0]), False
     mismatch = _same_path(before, after)
@@ -128,12 +129,11 @@ def _compare(
     removed = _removed(before, plan)
     mixing = _mixing(before, after, removed)
     reference = Silenced(before, after, removed, set(mixing))
-    silenced = _silence(_eval64(original), plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        wanted = run(silenced, reference, args, named)
+        wanted = run(_silence(wide, plan), reference, args, named)
         torch.manual_seed(0)
-        found = run(_eval64(small), Wide(), args, named)
+        found = run(narrow, Wide(), args, named)
     if reference.lost:
         return _unproved(reference.lost), False
     outputs = tuple(_differences(wanted, found))
