@@ -12,7 +12,7 @@ from excise.axes import Axis, Clash, Term, Why, flat, leaves, notation, pin
 from excise.equality import Solution, Solver, Tie, value
 from excise.rules import POINTWISE, RULES, Scope, compared, demands
 from excise.rules.pointwise import pointwise
-from excise.trace import Op, Trace
+from excise.trace import Op, Trace, uncollected
 from excise.trace import record as record_trace
 from excise.trace.provenance import Attribute, atoms
 from excise.trace.rehearsal import Stage
@@ -180,8 +180,9 @@ def trace(model: nn.Module, *inputs: Any, **kwargs: Any) -> AxisGraph:
         UnsupportedModelError: compiled, scripted, lazy or wrapped models, and what is no module.
         ExampleError: the model does not run on these inputs.
     """
-    found, example = record_trace(model, inputs, kwargs)
-    return infer(found, Stage(model, *example))
+    with uncollected():
+        found, example = record_trace(model, inputs, kwargs)
+        return infer(found, Stage(model, *example))
 
 
 def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> AxisGraph:
@@ -237,6 +238,7 @@ def _tied(tie: Tie | None, axis: Axis) -> tuple[str, ...]:
 def _apply(scope: Scope, op: Op) -> None:
     """One rule; what it cannot express pins the axes of this operation, never more."""
     plain = op.name[:-1] if op.name.endswith("_") and not op.name.endswith("__") else op.name
+    scope.note(op, plain)
     rule = RULES.get(plain) or RULES.get(op.name)
     if rule is None and (op.pointwise or plain in POINTWISE):
         rule = pointwise

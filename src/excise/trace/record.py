@@ -9,21 +9,23 @@ recurrent layers) whole.
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import logging
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map_only
 
 from excise.errors import ExampleError, TraceError
 from excise.trace import provenance, skeleton
+from excise.trace.fake import Fakes
 from excise.trace.program import Call, Op, Ref, TensorInfo, Trace
 from excise.trace.provenance import SizeOf, TracedInt
 
@@ -121,6 +123,11 @@ class Tape(TorchDispatchMode):
         self.module = ""
         self.count = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would wrap each call in a guard against its compiler, at 5 us a call."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,
@@ -162,8 +169,9 @@ class Tape(TorchDispatchMode):
 class Recorder(Tape):
     """Writes operations down; every tensor gets a number the first time it is seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, fakes: Fakes | None) -> None:
         super().__init__()
+        self.fakes = fakes
         self.numbers: dict[int, int] = {}
         self.alive: list[Tensor] = []
         self.tensors: list[TensorInfo] = []
@@ -179,7 +187,7 @@ class Recorder(Tape):
             number = len(self.tensors)
             self.numbers[id(tensor)] = number
             self.alive.append(tensor)
-            shape = tuple(int(n) for n in tensor.size())
+            shape = tuple(map(int, tensor.size()))
             floating, boolean = tensor.is_floating_point(), tensor.dtype is torch.bool
             self.tensors.append(TensorInfo(shape, role, name, floating, boolean))
         return Ref(number)
@@ -199,10 +207,16 @@ class Recorder(Tape):
             return {key: self.freeze(item, role) for key, item in value.items()}
         return value
 
+    def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation, or remember what comes out of it."""
+        return (
+            func(*args, **kwargs) if self.fakes is None else self.fakes.outcome(func, args, kwargs)
+        )
+
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation and write it down."""
         frozen, kept = self.freeze(args), self.freeze(kwargs) if kwargs else {}
-        out = func(*args, **kwargs)
+        out = self.inside(func, args, kwargs)
         if name.endswith("_"):
             self.forget_reshaped(out)
         outs = tuple(self.see(t, "activation") for t in _tensors(out))
@@ -228,6 +242,18 @@ class Recorder(Tape):
         self.calls.append(
             Call(name, self.freeze(args), self.freeze(kwargs), outs, self.module, where())
         )
+
+
+class Whole(NamedTuple):
+    """A composite function that runs without its parts being written down."""
+
+    tape: Tape
+    whole: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it."""
+        with self.tape.pause():
+            return self.whole(*args, **kwargs)
 
 
 class Calls(TorchFunctionMode):
@@ -290,13 +316,7 @@ class Calls(TorchFunctionMode):
         """Run a composite as a single step of the tape."""
         if self.tape.paused:
             return func(*args, **kwargs)
-        step = self.tape.step
-
-        def run(*a: Any, **k: Any) -> Any:
-            with self.tape.pause():
-                return func(*a, **k)
-
-        return step(name, run, args, kwargs)
+        return self.tape.step(name, Whole(self.tape, func), args, kwargs)
 
 
 def _unwrapped(function: Any) -> Callable[..., Any]:
@@ -329,15 +349,25 @@ def where() -> str:
     frame = sys._getframe(1)  # noqa: SLF001
     last = ""
     while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith((_TORCH, _HERE)):
-            return f"{'/'.join(name.rsplit('/', 2)[-2:])}:{frame.f_lineno}"
-        if frame.f_code.co_name == "forward" and not last:
-            last = f"{'/'.join(name.rsplit('/', 2)[-2:])}:{frame.f_lineno}"
-        if frame.f_code is run.__code__:
+        code = frame.f_code
+        if not _is_foreign(code.co_filename):
+            return _place(code.co_filename, frame.f_lineno)
+        if not last and code.co_name == "forward":
+            last = _place(code.co_filename, frame.f_lineno)
+        if code is run.__code__:
             break
         frame = frame.f_back  # type: ignore[assignment]
     return last
+
+
+@functools.cache  # asked ten times for each operation, about a few dozen files
+def _is_foreign(file: str) -> bool:
+    return file.startswith((_TORCH, _HERE))
+
+
+@functools.lru_cache(4096)
+def _place(file: str, line: int) -> str:
+    return f"{'/'.join(file.rsplit('/', 2)[-2:])}:{line}"
 
 
 @contextlib.contextmanager
@@ -379,6 +409,22 @@ def _no_fake_log() -> Iterator[None]:
         log.disabled = before
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Switch Python's cycle collector off, and restore it.
+
+    A trace makes ten thousands of objects that all stay, and no garbage to speak of; the collector
+    would search them, and all of torch, again and again: half of the time of a large trace.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     """Run a model under a tape.
 
@@ -401,14 +447,14 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
 def _raised_at(error: BaseException) -> str:
     place, trace = "", error.__traceback__
     while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if not name.startswith((_TORCH, _HERE)):
-            place = f"{'/'.join(name.rsplit('/', 2)[-2:])}:{trace.tb_lineno}"
+        file = trace.tb_frame.f_code.co_filename
+        if not _is_foreign(file):
+            place = _place(file, trace.tb_lineno)
         trace = trace.tb_next
     return place
 
 
-Example = tuple["FakeTensorMode | None", tuple[Any, ...], dict[str, Any]]
+Example = tuple["Fakes | None", tuple[Any, ...], dict[str, Any]]
 
 
 def record(
@@ -427,17 +473,17 @@ def record(
         ExampleError: the model does not run on these inputs.
     """
     skeleton.check(model)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = Fakes()
     thin = tree_map_only(
         Tensor, lambda t: mode.from_tensor(t.detach(), static_shapes=True), (args, kwargs)
     )
     try:
-        return trace_on(skeleton.fake(model, mode), Recorder(), mode, *thin), (mode, *thin)
+        return trace_on(skeleton.fake(model, mode), Recorder(mode), *thin), (mode, *thin)
     except ExampleError as error:
         copies = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
         try:
             with torch.random.fork_rng(devices=[]):
-                found = trace_on(skeleton.copied(model, {}), Recorder(), None, *copies)
+                found = trace_on(skeleton.copied(model, {}), Recorder(None), *copies)
         except ExampleError as real:
             raise real from error
         return found, (None, *copies)
@@ -446,7 +492,6 @@ def record(
 def trace_on(
     bones: nn.Module,
     recorder: Recorder,
-    mode: FakeTensorMode | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Trace:
@@ -462,7 +507,7 @@ def trace_on(
         if isinstance(tensor, Tensor):
             recorder.see(tensor, "input")
     provenance.guards.clear()
-    with mode if mode is not None else contextlib.nullcontext():
+    with recorder.fakes or contextlib.nullcontext():
         out = run(bones, recorder, args, kwargs)
     recorder.outputs = [
         (keystr(path) or "output", recorder.see(value, "constant"))

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from excise.errors import ExampleError
 from excise.trace import skeleton
+from excise.trace.fake import Fakes
 from excise.trace.program import Trace
 from excise.trace.record import Recorder, trace_on
 
@@ -21,7 +21,7 @@ class Stage:
     """A model and the shapes of its example input; `mode` is None where real data is needed."""
 
     model: nn.Module
-    mode: FakeTensorMode | None
+    mode: Fakes | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -49,12 +49,12 @@ class Stage:
                         else made
                     )
                 elif self.mode is not None:
-                    memo[id(tensor)] = self.mode.from_tensor(tensor, static_shapes=True)
+                    memo[id(tensor)] = self.mode.parameter(tensor)
         bones = skeleton.copied(self.model, memo)
         for module, path, new in attributes:
             skeleton.write(bones.get_submodule(module), path, new)
-        recorder = Recorder()
+        recorder = Recorder(self.mode)
         try:
-            return trace_on(bones, recorder, self.mode, self.args, self.kwargs), None
+            return trace_on(bones, recorder, self.args, self.kwargs), None
         except ExampleError as error:
             return recorder.partial(), error

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from excise.errors import UnsupportedModelError
+from excise.trace.fake import Fakes
 from excise.trace.provenance import Attribute, TracedInt
 
 _OURS = frozenset(vars(nn.Module()))
 _SMALLEST = 2  # an attribute of 0 or 1 never repeats the length of an axis that can be cut
 _DEEPEST = 4
+_PLAIN = frozenset({type(None), bool, int, float, str})
 
 
 def check(model: Any) -> None:
@@ -57,20 +60,31 @@ def check(model: Any) -> None:
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter, buffer and plain tensor attribute by qualified name, ties included."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
-    for prefix, module in model.named_modules():
+    modules = [
+        (f"{path}." if path else "", module)
+        for path, module in model.named_modules(remove_duplicate=False)
+    ]
+    for table in ("_parameters", "_buffers"):
+        for prefix, module in modules:
+            for key, value in vars(module)[table].items():
+                if value is not None:
+                    yield prefix + key, value
+    seen: set[int] = set()
+    for prefix, module in modules:
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
         for key, value in vars(module).items():
-            if isinstance(value, Tensor) and key not in _OURS:
-                yield (f"{prefix}.{key}" if prefix else key), value
+            if key not in _OURS and isinstance(value, Tensor):
+                yield prefix + key, value
 
 
-def fake(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+def fake(model: nn.Module, mode: Fakes) -> nn.Module:
     """Copy a model onto fake tensors; ties, classes, hooks and attributes stay as they are."""
     memo: dict[int, Any] = {}
     for _, tensor in named_tensors(model):
         if id(tensor) not in memo:
-            memo[id(tensor)] = mode.from_tensor(tensor, static_shapes=True)
+            memo[id(tensor)] = mode.parameter(tensor)
     return copied(model, memo)
 
 
@@ -80,13 +94,53 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     Raises:
         UnsupportedModelError: an attribute refuses to be copied.
     """
+    modules = [
+        m for m in model.modules() if id(m) not in memo and _is_ordinary(cast("Any", type(m)))
+    ]
     try:
+        for module in modules:  # all shells first: modules refer to each other
+            memo[id(module)] = type(module).__new__(type(module))
+        for module in reversed(modules):
+            shell = memo[id(module)]
+            shell.__setstate__({k: _copied(v, memo) for k, v in vars(module).items()})
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise UnsupportedModelError(
             f"model that cannot be copied ({type(error).__name__}: {error})",
             "remove the attribute that `copy.deepcopy(model)` stumbles on",
         ) from error
+
+
+@functools.cache
+def _is_ordinary(kind: Any) -> bool:
+    """Whether `copy.deepcopy` would copy the attributes one by one, and do no more."""
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
+        and not hasattr(kind, "__getnewargs__")
+        and not hasattr(kind, "__getnewargs_ex__")
+        and not any("__slots__" in vars(base) for base in kind.__mro__[:-1])
+    )
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy that is quick about what modules are full of: flags, empty tables, tensors."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    found = memo.get(id(value))
+    if found is not None:
+        return found
+    if kind is dict:
+        table = memo[id(value)] = {}
+        for key, item in value.items():
+            table[_copied(key, memo)] = _copied(item, memo)
+        return table
+    if kind is OrderedDict and not value:
+        return OrderedDict()
+    return copy.deepcopy(value, memo)
 
 
 def plant(model: nn.Module) -> None:
