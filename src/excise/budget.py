@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 
@@ -91,9 +93,10 @@ def plan(
         UnknownModuleError: `protect` matches nothing.
         InvalidScoresError: scores are missing, not finite, or of the wrong length.
     """
+    _check_values(graph, scores)
     name, target = _target(keep_macs=keep_macs, keep_params=keep_params, keep_units=keep_units)
     _check_options(round_to, min_keep)
-    patterns = (protect,) if isinstance(protect, str) else tuple(protect)
+    patterns = _patterns(protect)
     check_scores(graph, scores)
     extra: list[tuple[int, Why]] = []
     for _ in range(_ROUNDS):
@@ -111,16 +114,33 @@ def plan(
     raise UnreachableTargetError(name, target, 1.0, tuple(why.reason for _, why in extra[:5]))
 
 
-def _target(**budgets: float | None) -> tuple[str, float]:
+def _target(**budgets: Any) -> tuple[str, float]:
     given = {k: v for k, v in budgets.items() if v is not None}
     if len(given) != 1:
         names = ", ".join(budgets)
         raise InvalidTargetError("budget", " and ".join(given) or "none", f"exactly one of {names}")
     ((name, target),) = given.items()
-    good = isinstance(target, (int, float)) and not isinstance(target, bool) and 0 < target <= 1
-    if not good:
+    wanted = math.nan if isinstance(target, bool) or not isinstance(target, Real) else float(target)
+    if not 0 < wanted <= 1:
         raise InvalidTargetError(name, repr(target), "a fraction of what is kept, in (0, 1]")
-    return name, float(target)
+    return name, wanted
+
+
+def _patterns(protect: Any) -> tuple[str, ...]:
+    given = (protect,) if isinstance(protect, str) else protect
+    patterns = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise InvalidTargetError("protect", repr(protect), "a name or pattern, or several")
+    return patterns
+
+
+def _check_values(graph: Any, scores: Any) -> None:
+    if not isinstance(graph, AxisGraph):
+        raise InvalidTargetError(
+            "graph", f"a {type(graph).__name__}", "what `excise.trace(model, *inputs)` returned"
+        )
+    if not isinstance(scores, Scores):
+        raise InvalidScoresError("every group", f"a {type(scores).__name__} is no excise.Scores")
 
 
 def _check_options(round_to: int, min_keep: float) -> None:
@@ -143,13 +163,15 @@ def check_scores(graph: AxisGraph, scores: Scores) -> None:
         values = scores.values.get(group.name)
         if values is None:
             raise InvalidScoresError(group.name, "there are none")
+        if not isinstance(values, torch.Tensor):
+            raise InvalidScoresError(group.name, f"a {type(values).__name__} is no tensor")
         if tuple(values.shape) != (group.size,):
             raise InvalidScoresError(
                 group.name,
                 f"their shape is {tuple(values.shape)}, the group has {group.size} units",
             )
-        if not torch.isfinite(values).all():
-            raise InvalidScoresError(group.name, "some are NaN or infinite")
+        if values.is_complex() or not torch.isfinite(values).all():
+            raise InvalidScoresError(group.name, "some are NaN, infinite or complex")
 
 
 def protected(graph: AxisGraph, patterns: Iterable[str]) -> set[Axis]:
@@ -298,8 +320,9 @@ def plan_units(graph: AxisGraph, removed: Mapping[str, Iterable[int]]) -> Plan:
     Raises:
         UnknownGroupError: no such group, it is pinned, a tied group is not cut in step, or the
             model does not run with that cut.
-        InvalidUnitError: a unit is out of range, given twice, or the last one.
+        InvalidUnitError: a unit is no whole number, out of range, given twice, or the last one.
     """
+    _check_values(graph, Scores({}))
     kept: dict[Axis, int] = {}
     units: dict[str, tuple[int, ...]] = {}
     for name, given in removed.items():
@@ -308,7 +331,7 @@ def plan_units(graph: AxisGraph, removed: Mapping[str, Iterable[int]]) -> Plan:
             raise UnknownGroupError(name, "there is no such group")
         if axis.pin is not None:
             raise UnknownGroupError(name, axis.pin.reason)
-        chosen = tuple(sorted(int(u) for u in given))
+        chosen = tuple(sorted(_unit(name, unit, axis.size) for unit in _each(name, given, axis)))
         for i, unit in enumerate(chosen):
             if not 0 <= unit < axis.size or unit in chosen[:i] or len(chosen) >= axis.size:
                 raise InvalidUnitError(name, unit, axis.size)
@@ -325,6 +348,23 @@ def plan_units(graph: AxisGraph, removed: Mapping[str, Iterable[int]]) -> Plan:
     if found:
         raise UnknownGroupError(next(iter(units)), found[0][1].reason)
     return made
+
+
+def _each(group: str, given: Any, axis: Axis) -> list[Any]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InvalidUnitError(group, repr(given), axis.size)
+    return list(given)
+
+
+def _unit(group: str, given: Any, size: int) -> int:
+    """A unit as an int; a boolean (of a mask) or a fraction is none."""
+    kind = str(getattr(given, "dtype", type(given).__name__))
+    try:
+        if "bool" in kind:
+            raise InvalidUnitError(group, repr(given), size)
+        return operator.index(given)
+    except TypeError as error:
+        raise InvalidUnitError(group, repr(given), size) from error
 
 
 def build(

@@ -129,7 +129,7 @@ class InvalidUnitError(PlanError):
     """A unit lies outside its group, is given twice, or is the last one."""
 
     group: str
-    unit: int
+    unit: int | str
     size: int
 
     def __str__(self) -> str:
@@ -193,7 +193,8 @@ class PlanFormatError(PlanError):
     def __str__(self) -> str:
         return (
             f"this is not a readable plan: {self.problem}.\n"
-            f"  do: pass what `plan.to_json()` wrote, with an excise at least as new."
+            f"  do: pass a plan that excise made, or the text that its `to_json()` wrote, to an "
+            f"excise at least as new."
         )
 
 
@@ -247,8 +248,14 @@ class VerificationError(ExciseError, AssertionError):
     worst: float
     tolerance: float
     output: str
+    reason: str = ""
 
     def __str__(self) -> str:
+        if self.reason:
+            return (
+                f"nothing could be proved of the cut model: {self.reason}.\n"
+                f"  do: pass inputs that both models run on, or verify=False to take it unproved."
+            )
         return (
             f"the cut model differs from the silenced original by {self.worst:.3g} in output "
             f"{self.output} (allowed {self.tolerance:.3g}, relative, float64).\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from excise.errors import PlanFormatError
 
 VERSION = 1
+_DEEPEST = 200  # brackets in brackets; a network of that many nested concatenations is none
 
 
 class TensorCut(NamedTuple):
@@ -93,8 +94,8 @@ class Plan:
             version = raw["version"]
         except (ValueError, KeyError, TypeError) as error:
             raise PlanFormatError("it is no JSON object with a version") from error
-        if not isinstance(version, int) or version > VERSION:
-            raise PlanFormatError(f"its version is {version}, this excise reads up to {VERSION}")
+        if type(version) is not int or not 0 < version <= VERSION:
+            raise PlanFormatError(f"its version is {version}, this excise reads 1 to {VERSION}")
         try:
             plan = _read(raw)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -119,8 +120,8 @@ class Plan:
                 )
         for cut in self.tensors:
             try:
-                found = tuple(len(mask(dim, self)) for dim in cut.dims)
-            except (KeyError, ValueError, IndexError) as error:
+                found = tuple(_length(dim, self.sizes) for dim in cut.dims)
+            except (KeyError, ValueError, IndexError, RecursionError) as error:
                 raise PlanFormatError(f"{cut.name} has an unreadable dimension") from error
             if found != cut.shape:
                 raise PlanFormatError(f"{cut.name} is {cut.shape}, its dimensions say {found}")
@@ -133,28 +134,78 @@ class Plan:
         return "\n".join(lines) or "nothing is removed"
 
 
+def checked(plan: Any) -> Plan:
+    """The plan, if it is one and does not contradict itself.
+
+    Raises:
+        PlanFormatError: something else, or a plan made by hand that does.
+    """
+    if not isinstance(plan, Plan):
+        raise PlanFormatError(f"a {type(plan).__name__} is no Plan")
+    plan.check()
+    return plan
+
+
 def _read(raw: dict[str, Any]) -> Plan:
     return Plan(
-        removed={str(k): tuple(int(u) for u in v) for k, v in raw["removed"].items()},
-        sizes={str(k): int(v) for k, v in raw["sizes"].items()},
-        tensors=tuple(
-            TensorCut(str(n), tuple(int(x) for x in s), tuple(str(d) for d in dims))
-            for n, s, dims in raw["tensors"]
-        ),
+        removed={k: _ints(v) for k, v in raw["removed"].items()},
+        sizes=dict(zip(raw["sizes"], _ints(raw["sizes"].values()), strict=True)),
+        tensors=tuple(TensorCut(_word(n), _ints(s), _words(d)) for n, s, d in raw["tensors"]),
         attributes=tuple(
-            AttributeCut(str(m), str(a), int(b), int(c)) for m, a, b, c in raw["attributes"]
+            AttributeCut(_word(m), _word(a), *_ints((b, c))) for m, a, b, c in raw["attributes"]
         ),
-        shapes={str(k): tuple(int(x) for x in v) for k, v in raw["shapes"].items()},
+        shapes={k: _ints(v) for k, v in raw["shapes"].items()},
     )
+
+
+def _ints(values: Iterable[Any]) -> tuple[int, ...]:
+    """Lengths and units: whole, not negative, and no booleans."""
+    found = tuple(values)
+    if not all(type(value) is int and value >= 0 for value in found):
+        raise ValueError(found)
+    return found
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _words(values: list[Any]) -> tuple[str, ...]:
+    return tuple(_word(value) for value in values)
+
+
+def _length(notation: str, sizes: Mapping[str, int]) -> int:
+    """How many indices a dimension has, by arithmetic: a hostile size costs no memory."""
+    lengths: list[list[int]] = [[1]]  # of each open bracket, the terms of its sum
+    for word in _split(notation):
+        if word == "(":
+            lengths.append([1])
+            if len(lengths) > _DEEPEST:
+                raise ValueError(notation)
+        elif word == "+" and len(lengths) > 1:
+            lengths[-1].append(1)
+        elif word == ")" and len(lengths) > 1:
+            inner = sum(lengths.pop())
+            lengths[-1][-1] *= inner
+        else:
+            lengths[-1][-1] *= int(word) if word.isdigit() else sizes[word]
+    if len(lengths) > 1:
+        raise ValueError(notation)
+    return lengths[0][0]
 
 
 def mask(notation: str, plan: Plan) -> npt.NDArray[np.bool_]:
     """Which indices of a dimension stay: products by row-major order, sums end to end."""
-    words = notation.replace("(", " ( ").replace(")", " ) ").split()
-    found, rest = _product(words, plan)
+    found, rest = _product(_split(notation), plan)
     if rest:
         raise ValueError(notation)
     return found
+
+
+def _split(notation: str) -> list[str]:
+    return notation.replace("(", " ( ").replace(")", " ) ").split()
 
 
 def _product(words: list[str], plan: Plan) -> tuple[npt.NDArray[np.bool_], list[str]]:

@@ -73,7 +73,7 @@ def prune(
         VerificationError: the cut model computes something else; it is not returned.
     """
     graph = trace(model, *inputs, **kwargs)
-    score = by_name(criterion) if isinstance(criterion, str) else criterion
+    score = criterion if callable(criterion) else by_name(criterion)
     made = make_plan(
         graph,
         score(model, graph),

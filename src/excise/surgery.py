@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from excise.errors import NonFiniteWeightError, OptimizerStateError, StalePlanError
-from excise.plan import Plan
+from excise.plan import Plan, checked
 from excise.trace import skeleton
 
 
@@ -36,13 +36,14 @@ def remove(
 
     Raises:
         UnsupportedModelError: compiled, scripted or wrapped models.
+        PlanFormatError: no plan, or one that contradicts itself.
         StalePlanError: the plan is for another model, or is spent.
         NonFiniteWeightError: a weight to be cut is NaN or infinite.
         OptimizerStateError: the optimizer is of another model, or its state has no axes to slice.
     """
     skeleton.check(model)
     tensors = dict(skeleton.named_tensors(model))
-    check(model, plan, tensors)
+    check(model, checked(plan), tensors)
     check_finite(tensors)
     keep = _indices(plan, tensors)
     states = _states(optimizer, model, keep) if optimizer is not None else {}
@@ -180,15 +181,21 @@ def _swap(
 
 
 def _states(
-    optimizer: Optimizer, model: nn.Module, keep: Mapping[int, list[Tensor]]
+    optimizer: Any, model: nn.Module, keep: Mapping[int, list[Tensor]]
 ) -> dict[int, dict[str, Any]]:
     """The optimizer's state with every tensor that has its parameter's shape sliced like it."""
+    if not isinstance(optimizer, Optimizer):
+        problem = f"a {type(optimizer).__name__} is no torch.optim.Optimizer"
+        raise OptimizerStateError("every parameter", problem)
     names = {id(p): n for n, p in model.named_parameters()}
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held & set(names):
         raise OptimizerStateError("every parameter", "the optimizer holds none of this model")
     new: dict[int, dict[str, Any]] = {}
     for parameter, state in optimizer.state.items():
+        name = names.get(id(parameter))
+        if name is not None and any(isinstance(value, (list, dict)) for value in state.values()):
+            raise OptimizerStateError(name, "it mixes parameters, as that of LBFGS does")
         indices = keep.get(id(parameter))
         if indices is None:
             continue

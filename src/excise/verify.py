@@ -16,10 +16,11 @@ from torch.utils._pytree import keystr, tree_map, tree_map_only
 from excise.axes import Axis, leaves, notation
 from excise.errors import TraceError, VerificationError
 from excise.graph import AxisGraph, trace
-from excise.plan import Plan, mask
-from excise.surgery import remove
+from excise.plan import Plan, checked, mask
+from excise.surgery import check, remove
 from excise.trace import Op, Ref
 from excise.trace.record import Tape, output_leaves, run
+from excise.trace.skeleton import check as check_model
 from excise.trace.skeleton import copied, named_tensors
 
 TOLERANCE = 1e-9
@@ -65,7 +66,7 @@ class Verdict:
                 if (self.outputs)
                 else (self.reason or "none")
             )
-            raise VerificationError(self.worst, self.tolerance, output)
+            raise VerificationError(self.worst, self.tolerance, output, self.reason)
 
     def __str__(self) -> str:
         if self.kind == "unproved":
@@ -101,7 +102,15 @@ def verify(
 
     Returns:
         The verdict; look at `passed`, or call `check()`.
+
+    Raises:
+        UnsupportedModelError: one of the two is no plain module.
+        PlanFormatError: no plan, or one that contradicts itself.
+        StalePlanError: the plan was not made for `original`.
     """
+    for model in (original, small):
+        check_model(model)
+    check(original, checked(plan), dict(named_tensors(original)))
     args, named = _double((inputs, kwargs))
     verdict, silent = _compare(original, small, plan, args, named)
     if not silent:
@@ -137,6 +146,8 @@ def _compare(
     if reference.lost:
         return _unproved(reference.lost), False
     outputs = tuple(_differences(wanted, found))
+    if not outputs:
+        return _unproved("the model returns no tensor"), False
     worst = max((d for _, d in outputs), key=_nan_last, default=0.0)
     names = tuple(dict.fromkeys(mixing.values()))
     kind = "exact-with-mixing" if mixing else "exact"

@@ -44,6 +44,8 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         if source not in tensors:
             raise CorruptFileError(where, f"{name} is tied to {source}, which is not there")
         tensors[name] = tensors[source]
+    if isinstance(build, nn.Module):
+        raise ForeignFileError(where, "`build` is a module, not a callable that returns one")
     try:
         built = build()
     except Exception as error:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from excise.errors import ForeignFileError, StalePlanError
 from excise.files.format import PLAN_KEY, TIES_KEY, VERSION, VERSION_KEY
-from excise.plan import Plan
+from excise.plan import Plan, checked
+from excise.trace import skeleton
 
 
 def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
@@ -32,16 +33,19 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
         path: where to write; the folder must exist.
 
     Raises:
+        UnsupportedModelError: compiled, scripted or wrapped models.
+        PlanFormatError: no plan, or one that contradicts itself.
         StalePlanError: the model is not what the plan leads to.
         ForeignFileError: the model keeps extra state that is no tensor, or the place cannot be
             written.
     """
     where = str(path)
+    skeleton.check(model)
     state = model.state_dict()
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if odd:
         raise ForeignFileError(where, f"{odd[0]} of the model is extra state, not a tensor")
-    _check(state, plan)
+    _check(state, checked(plan))
     stored, ties = distinct(state)
     metadata = {
         "format": "pt",
@@ -71,6 +75,9 @@ def _check(state: Mapping[str, Tensor], plan: Plan) -> None:
         wanted = cuts.get(name, shape)
         if found is not None and tuple(found.shape) != wanted:
             raise StalePlanError(name, f"to become {wanted}", f"{tuple(found.shape)}")
+    for name in state if plan.shapes else ():
+        if name not in plan.shapes:
+            raise StalePlanError(name, "not in the model", f"{tuple(state[name].shape)}")
 
 
 def distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

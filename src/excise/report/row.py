@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from excise import units
+from excise.errors import InvalidTargetError
 
 _PERCENT = "%"
 
@@ -22,13 +23,12 @@ class Row(NamedTuple):
         """A row from a title that ends in its unit: `accuracy [%]`.
 
         Raises:
-            ValueError: the title names no unit.
+            InvalidTargetError: the title names no unit.
         """
         name, bracket, rest = title.partition("[")
         unit, closing, _ = rest.partition("]")
         if not (name.strip() and bracket and unit and closing):
-            message = f"the row {title!r} has no unit; name it like 'accuracy [%]'"
-            raise ValueError(message)
+            raise InvalidTargetError("row", repr(title), "a title with its unit: 'accuracy [%]'")
         return cls(name.strip(), unit.strip(), float(before), float(after))
 
     @property

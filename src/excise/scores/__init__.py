@@ -27,7 +27,7 @@ def by_name(name: str) -> Callable[..., Scores]:
     Raises:
         InvalidTargetError: no such criterion.
     """
-    if name not in CRITERIA:
+    if not isinstance(name, str) or name not in CRITERIA:
         raise InvalidTargetError("criterion", repr(name), f"one of {', '.join(CRITERIA)}")
     return CRITERIA[name]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.axes import Axis, Term, flat, leaves, size
+from excise.errors import InvalidScoresError
 from excise.graph import AxisGraph
 
 
@@ -42,7 +43,11 @@ def gather(
 
     Returns:
         Group name -> per-unit sums, float64, on the CPU. Tied parameters count once.
+
+    Raises:
+        InvalidScoresError: the model is not the one that was traced.
     """
+    _check(model, graph)
     totals = {g.name: torch.zeros(g.size, dtype=torch.float64) for g in graph.groups}
     wanted = {id(graph.axes[g.name]): g.name for g in graph.groups}
     for name, parameter in model.named_parameters():
@@ -57,6 +62,14 @@ def gather(
             line = amount.sum(other) if other else amount
             _spread(line, term, wanted, totals)
     return totals
+
+
+def _check(model: nn.Module, graph: AxisGraph) -> None:
+    for name, parameter in model.named_parameters():
+        ref = graph.trace.names.get(name)
+        if ref is None or tuple(parameter.shape) != tuple(graph.scope.shape(ref)):
+            problem = f"the model is not the one that was traced: see its {name}"
+            raise InvalidScoresError("every group", problem)
 
 
 def _mentions(term: Term, wanted: Mapping[int, str]) -> bool:
