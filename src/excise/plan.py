@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from excise.errors import PlanFormatError
 
-VERSION = 1
+VERSION = 2
+"""What this excise reads; a plan without new biases is written as version 1."""
 _DEEPEST = 200  # brackets in brackets; a network of that many nested concatenations is none
 
 
@@ -46,6 +47,7 @@ class Plan:
         tensors: every parameter, buffer and tensor attribute that shrinks.
         attributes: every int that repeats a length which changes.
         shapes: name -> shape of every tensor of the model before the cut, to recognise it.
+        biases: linear layers and convolutions without a bias that get one (since version 2).
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -53,6 +55,7 @@ class Plan:
     tensors: tuple[TensorCut, ...]
     attributes: tuple[AttributeCut, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    biases: tuple[str, ...] = ()
 
     def kept(self, axis: str) -> npt.NDArray[np.bool_]:
         """Which units of an axis stay: one boolean per unit."""
@@ -70,14 +73,16 @@ class Plan:
 
     def to_json(self) -> str:
         """Render as JSON; the keys are the field names, ranges of removed units stay lists."""
+        new = {"biases": list(self.biases)} if self.biases else {}
         return json.dumps(
             {
-                "version": VERSION,
+                "version": VERSION if self.biases else 1,
                 "removed": {k: list(v) for k, v in self.removed.items()},
                 "sizes": dict(self.sizes),
                 "tensors": [[c.name, list(c.shape), list(c.dims)] for c in self.tensors],
                 "attributes": [list(a) for a in self.attributes],
                 "shapes": {k: list(v) for k, v in self.shapes.items()},
+                **new,
             }
         )
 
@@ -131,6 +136,7 @@ class Plan:
             f"{name}: {self.sizes[name]} -> {self.sizes[name] - len(units)} units"
             for name, units in self.removed.items()
         ]
+        lines += [f"{name}: gets a bias" for name in self.biases]
         return "\n".join(lines) or "nothing is removed"
 
 
@@ -155,6 +161,7 @@ def _read(raw: dict[str, Any]) -> Plan:
             AttributeCut(_word(m), _word(a), *_ints((b, c))) for m, a, b, c in raw["attributes"]
         ),
         shapes={k: _ints(v) for k, v in raw["shapes"].items()},
+        biases=_words(raw.get("biases", [])),
     )
 
 

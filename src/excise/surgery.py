@@ -94,9 +94,21 @@ def _indices(plan: Plan, tensors: Mapping[str, Tensor]) -> dict[int, list[Tensor
 def _rewrite(model: nn.Module, plan: Plan) -> None:
     for cut in plan.attributes:
         skeleton.write(model.get_submodule(cut.module), cut.attribute, cut.after)
+    for name in plan.biases:
+        _add_bias(model.get_submodule(name))
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module.flatten_parameters()
+
+
+def _add_bias(layer: nn.Module) -> None:
+    """Give a linear layer or convolution a bias of zeros."""
+    weight = layer.get_parameter("weight")
+    transposed = bool(getattr(layer, "transposed", False))
+    outputs = weight.shape[1] * int(getattr(layer, "groups", 1)) if transposed else weight.shape[0]
+    layer.register_parameter(
+        "bias", nn.Parameter(weight.new_zeros(outputs), requires_grad=weight.requires_grad)
+    )
 
 
 def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
@@ -113,6 +125,12 @@ def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
             present = None
         if present != edit.before:
             raise StalePlanError(f"{edit.module}.{edit.attribute}", str(edit.before), str(present))
+    modules = dict(model.named_modules())
+    for name in plan.biases:
+        if getattr(modules.get(name), "weight", None) is None:
+            raise StalePlanError(f"{name}.weight", "a tensor", "not in this model")
+        if f"{name}.bias" in tensors:
+            raise StalePlanError(f"{name}.bias", "not in the model", "there already")
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
