@@ -17,6 +17,7 @@ ExciseError
 │   ├── NonFiniteWeightError     a weight is NaN or infinite
 │   └── OptimizerStateError      the optimizer is not the model's, or its state cannot be sliced
 ├── VerificationError          the cut model disagrees with its reference
+│   └── NotExactError            a model shrunk exactly disagrees with the original
 ├── FileError                  a file cannot be read or written
 │   ├── CorruptFileError         truncated, damaged, or not a safetensors file
 │   ├── ForeignFileError         a sound file that excise did not write for this model
@@ -31,7 +32,7 @@ has to parse a message.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -40,8 +41,12 @@ class ExciseError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by field, so that errors survive worker processes."""
-        values = tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
-        return type(self), values
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return _made, (type(self), values)
+
+
+def _made(kind: type[ExciseError], values: dict[str, Any]) -> ExciseError:
+    return kind(**values)
 
 
 class TraceError(ExciseError, RuntimeError):
@@ -248,7 +253,7 @@ class VerificationError(ExciseError, AssertionError):
     worst: float
     tolerance: float
     output: str
-    reason: str = ""
+    reason: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         if self.reason:
@@ -260,6 +265,25 @@ class VerificationError(ExciseError, AssertionError):
             f"the cut model differs from the silenced original by {self.worst:.3g} in output "
             f"{self.output} (allowed {self.tolerance:.3g}, relative, float64).\n"
             f"  do: report the model; a cut must never change what the kept units compute."
+        )
+
+
+@dataclass(eq=False)
+class NotExactError(VerificationError):
+    """A model that was shrunk exactly computes something else; it is not returned."""
+
+    trial: str = ""
+    op: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        first = f"The first operation that differs is {self.op}{place}." if self.op else ""
+        return (
+            f"the shrunk model differs from the original by {self.worst:.3g} in output "
+            f"{self.output}, on the {self.trial} (allowed {self.tolerance:.3g}, relative); "
+            f"nothing is returned. {first}\n"
+            f"  do: report the model and that operation; `excise.explain` still works."
         )
 
 
