@@ -20,9 +20,9 @@ FLOORS = (  # bottom first, see docs/decisions/0002-floors.md
     ("trace", "rules", "layers"),
     ("equality", "graph"),
     ("plan", "scores", "measure"),
-    ("budget", "surgery"),
+    ("budget", "surgery", "exact"),
     ("verify",),
-    ("files", "report", "prune"),
+    ("files", "report", "prune", "shrink"),
     ("testing", "demo", "cli", "__main__"),
 )
 LINE = [room for floor in FLOORS for room in floor]

@@ -8,6 +8,7 @@ from excise.graph import AxisGraph, Group, Pin, trace
 from excise.plan import Plan
 from excise.prune import Pruned, prune
 from excise.scores import Scores
+from excise.shrink import Shrinkage, Shrunk, explain, shrink
 from excise.surgery import remove
 from excise.verify import Verdict, verify
 
@@ -20,8 +21,11 @@ __all__ = [
     "Plan",
     "Pruned",
     "Scores",
+    "Shrinkage",
+    "Shrunk",
     "Verdict",
     "errors",
+    "explain",
     "load",
     "measure",
     "plan",
@@ -30,6 +34,7 @@ __all__ = [
     "remove",
     "save",
     "scores",
+    "shrink",
     "trace",
     "verify",
 ]

@@ -1,0 +1,91 @@
+"""Normalisation: per channel it is a map of its own; over channels every unit is mixed."""
+
+from __future__ import annotations
+
+import torch
+
+from excise.exact.effect import Context, Effect, row
+from excise.exact.fact import Fact
+from excise.exact.group import Grouped
+from excise.exact.pointwise import Pointwise
+from excise.trace import Ref
+
+_UNTRAINED = frozenset(["_native_batch_norm_legit_no_training", "_batch_norm_no_update"])
+
+
+@row(
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+    "cudnn_batch_norm", "miopen_batch_norm", "batch_norm", "_batch_norm_no_update",
+    "_batch_norm_with_update", "_native_batch_norm_legit_functional",
+)  # fmt: skip
+def batch_norm(c: Context) -> Effect:
+    """A zero weight leaves the bias; known statistics map a constant to a constant."""
+    args = c.op.args
+    channels = c.layout.full(c.ins[0])[1]
+    shape = [-1 if i == 1 else 1 for i in range(len(c.layout.small(c.ins[0])))]
+    found = [c.facts[c.place(r)] if isinstance(r, Ref) else None for r in args[:5]]  # type: ignore[index]
+    x = found[0]
+    assert x is not None  # noqa: S101 - for the type checker
+    weight = _line(found[1], channels, 1.0, shape)
+    bias = _line(found[2], channels, 0.0, shape)
+    training = c.name not in _UNTRAINED and _training(c)
+    if training or found[3] is None:
+        value = bias.value
+        known = (x.known | weight.zero) & bias.known
+    else:
+        mean, var = _line(found[3], channels, 0.0, shape), _line(found[4], channels, 1.0, shape)
+        scale = weight.value / torch.sqrt(var.value + float(args[7 if len(args) > 7 else 6]))  # noqa: PLR2004
+        value = (x.value.double() - mean.value) * scale + bias.value
+        value = torch.where(weight.zero, bias.value, value)
+        fixed = weight.known & mean.known & var.known
+        known = (x.known & fixed | weight.zero) & bias.known
+    matters = [~weight.zero] + [True] * (len(c.ins) - 1)
+    target = c.layout.small(c.outs[0])
+    outs = [c.layout.settle(c.outs[0], value.expand(target), known.expand(target))]
+    outs += [c.layout.unknown(ref) for ref in c.outs[1:]]
+    return BatchNorm(c, outs, [m if m is True else m.expand(target) for m in matters])  # type: ignore[union-attr]
+
+
+class BatchNorm(Pointwise):
+    """Channel by channel; the saved statistics of the further outputs depend on everything."""
+
+    def need(self, wanted):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102
+        if any(m is not None and bool(m.any()) for m in wanted[1:]):
+            return Effect.need(self, wanted)
+        found = super().need(wanted[:1])
+        for i, ref in enumerate(self.c.ins[1:], 1):
+            line = None if wanted[0] is None else wanted[0].transpose(0, 1).flatten(1).any(1)
+            found[i] = line if line is None or len(self.c.layout.small(ref)) == 1 else found[i]
+        return found
+
+
+def _training(c: Context) -> bool:
+    flags = [a for a in c.op.args[5:] if isinstance(a, bool)]
+    return flags[0] if flags else False
+
+
+def _line(fact: Fact | None, channels: int, default: float, shape: list[int]) -> Fact:
+    if fact is None:
+        value = torch.full((channels,), default, dtype=torch.float64)
+        return Fact(value.reshape(shape), torch.ones(shape_of(shape, channels), dtype=torch.bool))
+    return Fact(fact.value.double().reshape(shape), fact.known.reshape(shape))
+
+
+def shape_of(shape: list[int], channels: int) -> list[int]:
+    """Fill in the -1 of a shape."""
+    return [channels if n == -1 else n for n in shape]
+
+
+@row("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
+def layer_norm(c: Context) -> Effect:
+    """Statistics over the last dimensions."""
+    rank = len(c.op.args[1])
+    dims = list(range(len(c.layout.small(c.ins[0])) - rank, len(c.layout.small(c.ins[0]))))
+    return Grouped(c, dims)
+
+
+@row("native_group_norm", "group_norm")
+def group_norm(c: Context) -> Effect:
+    """Statistics over each group of channels."""
+    groups = int(c.op.args[6] if c.name == "native_group_norm" else c.op.args[1])
+    return Grouped(c, [1], groups)

@@ -1,0 +1,98 @@
+"""Where a constant that goes can be added: a bias, a norm's mean, a new bias, or a carrier."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from torch import nn
+
+from excise.exact.affine import Affine
+from excise.exact.effect import plain_name
+from excise.exact.knowledge import Knowledge
+from excise.exact.norm import BatchNorm
+
+
+class Place(NamedTuple):
+    """Where the constants that one linear operation loses are added back.
+
+    `kind` is `bias` or `mean` (`tensor` changes), `create` (the layer `tensor` gets a bias),
+    `carrier` (one constant unit stays, and takes over the others' columns of the weight `tensor`)
+    or `none`, with the reason in `tensor`.
+    """
+
+    kind: str
+    tensor: str
+
+
+def places(k: Knowledge) -> dict[int, Place]:
+    """The place of every linear operation, by step."""
+    uses: Counter[int] = Counter()
+    for step in k.program.steps:
+        uses.update({ref.number for ref in (k.program.refs[v] for v in step.ins)})
+    finder = _Finder(k, uses)
+    return {
+        number: finder.find(number, effect)
+        for number, effect in enumerate(k.effects)
+        if isinstance(effect, Affine)
+    }
+
+
+class _Finder:
+    def __init__(self, k: Knowledge, uses: Counter[int]) -> None:
+        self.k, self.uses = k, uses
+        self.names: dict[int, list[str]] = {}
+        for name, ref in k.graph.trace.names.items():
+            self.names.setdefault(ref.number, []).append(name)
+        self.readers = k.program.readers()
+        self.modules = dict(k.graph.stage.model.named_modules(remove_duplicate=False))
+
+    def own(self, number: int) -> str | None:
+        """The name of a stored tensor that one operation alone reads, and none writes."""
+        found = self.names.get(number, [])
+        alone = self.uses[number] == 1 and number not in self.k.program.written
+        return found[0] if found and alone else None
+
+    def find(self, number: int, effect: Affine) -> Place:
+        """The best place: one that exists, else a new bias, else a unit that stays."""
+        step, refs = self.k.program.steps[number], self.k.program.refs
+        weight = self.own(refs[step.ins[effect.weight]].number)
+        if effect.shape.even:
+            if effect.bias is not None:
+                bias = self.own(refs[step.ins[effect.bias]].number)
+                if bias is not None:
+                    return Place("bias", bias)
+            else:
+                mean = self._mean(step.outs[0])
+                if mean is not None:
+                    return Place("mean", mean)
+                layer = self._layer(weight)
+                if layer is not None:
+                    return Place("create", layer)
+        if weight is not None:
+            return Place("carrier", weight)
+        return Place("none", "its weight is shared or computed, and it has no bias of its own")
+
+    def _mean(self, version: int) -> str | None:
+        """The running mean of a batch norm that alone reads a version."""
+        readers = self.readers.get(version, [])
+        if len(readers) != 1 or version in self.k.program.outputs:
+            return None
+        effect, step = self.k.effects[readers[0]], self.k.program.steps[readers[0]]
+        if not isinstance(effect, BatchNorm) or step.ins[0] != version:
+            return None
+        if plain_name(step.op.name) != "_native_batch_norm_legit_no_training":
+            if any(a is True for a in step.op.args[5:6]):
+                return None
+        given = step.op.args[3]
+        return self.own(given.number) if given is not None else None
+
+    def _layer(self, weight: str | None) -> str | None:
+        """The known layer without a bias that owns a weight."""
+        if weight is None:
+            return None
+        path, _, leaf = weight.rpartition(".")
+        module = self.modules.get(path)
+        plain = isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))  # noqa: SLF001
+        tied = len(self.names[self.k.graph.trace.names[weight].number]) > 1
+        return path if plain and leaf == "weight" and module.bias is None and not tied else None  # type: ignore[union-attr]
