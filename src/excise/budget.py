@@ -147,7 +147,7 @@ def _check_options(round_to: int, min_keep: float) -> None:
     if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
         raise InvalidTargetError("round_to", repr(round_to), "a whole number of units, at least 1")
     number = isinstance(min_keep, (int, float)) and not isinstance(min_keep, bool)
-    if not number or not min_keep > 0 or (min_keep >= 1 and min_keep != int(min_keep)):
+    if not number or not 0 < min_keep < math.inf or (min_keep >= 1 and min_keep != int(min_keep)):
         raise InvalidTargetError(
             "min_keep", repr(min_keep), "a fraction below 1, or a whole number of units"
         )

@@ -272,9 +272,9 @@ class VerificationError(ExciseError, AssertionError):
 class NotExactError(VerificationError):
     """A model that was shrunk exactly computes something else; it is not returned."""
 
-    trial: str = ""
-    op: str = ""
-    where: str = ""
+    trial: str
+    op: str
+    where: str
 
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""

@@ -15,7 +15,7 @@ from excise.measure import everything
 from excise.plan import Plan
 from excise.report import Report
 from excise.scores import Scores, by_name
-from excise.surgery import remove
+from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
 
@@ -73,6 +73,7 @@ def prune(
         VerificationError: the cut model computes something else; it is not returned.
     """
     graph = trace(model, *inputs, **kwargs)
+    check_finite(dict(model.named_parameters()))
     score = criterion if callable(criterion) else by_name(criterion)
     made = make_plan(
         graph,

@@ -66,7 +66,7 @@ class Verdict:
                 if (self.outputs)
                 else (self.reason or "none")
             )
-            raise VerificationError(self.worst, self.tolerance, output, self.reason)
+            raise VerificationError(self.worst, self.tolerance, output, reason=self.reason)
 
     def __str__(self) -> str:
         if self.kind == "unproved":

@@ -41,6 +41,8 @@ def read_header(path: str | Path) -> Header:
         version = int(metadata[VERSION_KEY])
     except ValueError as error:
         raise CorruptFileError(where, "its format version is no number") from error
+    if version < 1:
+        raise CorruptFileError(where, f"its format version is {version}")
     if version > VERSION:
         raise NewerFileError(where, version, VERSION)
     try:

@@ -47,7 +47,8 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     if isinstance(build, nn.Module):
         raise ForeignFileError(where, "`build` is a module, not a callable that returns one")
     try:
-        built = build()
+        with torch.random.fork_rng(devices=[]):  # its weights are replaced: drawing them is no use
+            built = build()
     except Exception as error:
         raise ForeignFileError(
             where, f"`build` failed ({type(error).__name__}: {error})"
@@ -83,8 +84,16 @@ def _fill(where: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         if tensor.shape != tensors[name].shape:
             found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
             raise ForeignFileError(where, f"{name} is {found} in it, the model needs {wanted}")
+        if _kind(tensor) != _kind(tensors[name]):
+            dtypes = f"{tensors[name].dtype} in it, the model needs {tensor.dtype}"
+            raise ForeignFileError(where, f"{name} is {dtypes}")
     with torch.no_grad():
         _assign(model, tensors)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """What cannot stand for each other; widths can, so that a file may be in half precision."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
