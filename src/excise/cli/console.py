@@ -25,7 +25,10 @@ def show(*parts: RenderableType) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
     for part in parts:
-        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+        if isinstance(part, str):  # a sentence breaks where the reader's window does
+            console.print(part, markup=False, soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def emit(data: Mapping[str, Any]) -> None:

@@ -15,6 +15,12 @@ from excise.errors import RequestError
 
 Factories = tuple[Callable[[], Any], Callable[[], Any]]
 _DECLARED: list[torch.library.Library] = []  # a Library withdraws its ops when it is collected
+_STORED = (  # how transformers names the files of a model's own weights
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
@@ -50,7 +56,11 @@ def transformers(place: str) -> Factories:
     if not path.exists():
         do = "pass a folder with a config.json, or that file; nothing is downloaded"
         raise RequestError(f"there is no {place}", "transformers:", do)
-    config = library.AutoConfig.from_pretrained(place, local_files_only=True)
+    try:
+        config = library.AutoConfig.from_pretrained(place, local_files_only=True)
+    except Exception as error:
+        do = "pass a config.json that this version of transformers knows"
+        raise RequestError.of(error, f"{place} cannot be read", "transformers:", do) from error
     names = [n for n in getattr(config, "architectures", None) or () if hasattr(library, n)]
     known = getattr(library, names[0]) if names else None
 
@@ -61,8 +71,7 @@ def transformers(place: str) -> Factories:
         return known._from_config(config)  # noqa: SLF001
 
     def filled() -> Any:
-        stored = path.is_dir() and any(path.glob("*.safetensors")) | any(path.glob("*.bin"))
-        if not stored:
+        if not any((path / name).is_file() for name in _STORED):
             return build()
         return (known or library.AutoModel).from_pretrained(place, local_files_only=True)
 
