@@ -31,12 +31,17 @@ class Clash(Exception):  # noqa: N818 - a signal between rules, never shown to u
     """Two terms cannot be made equal."""
 
 
+_numbers = itertools.count()
+"""Gives axes an order that is the same in each run, as their places in memory are not."""
+
+
 class Axis:
     """One node of the union-find: a leaf until it is bound to an alias, a product or a sum."""
 
-    __slots__ = ("alias", "factors", "name", "parts", "pin", "size")
+    __slots__ = ("alias", "factors", "name", "number", "parts", "pin", "size")
 
     def __init__(self, size: int, pin: Why | None = None) -> None:
+        self.number = next(_numbers)
         self.size = int(size)
         self.pin = pin
         self.alias: Axis | None = None
@@ -65,7 +70,7 @@ def flat(term: Iterable[Axis]) -> Term:
     """Resolve aliases and products: leaves and sums of size above 1, outermost first."""
     out: Term = []
     for axis in term:
-        root = find(axis)
+        root = axis if axis.alias is None else find(axis)
         if root.factors is not None:
             out += flat(root.factors)
         elif root.size != 1:
@@ -79,8 +84,7 @@ def leaves(term: Iterable[Axis]) -> Iterator[Axis]:
         if axis.parts is None:
             yield axis
         else:
-            for part in axis.parts:
-                yield from leaves([part])
+            yield from leaves(axis.parts)
 
 
 def size(term: Iterable[Axis]) -> int:

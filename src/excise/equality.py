@@ -35,7 +35,9 @@ class Solution(NamedTuple):
 
 
 def _key(variable: Any) -> tuple[str, Any]:
-    return ("axis", id(variable)) if isinstance(variable, Axis) else ("attribute", str(variable))
+    if isinstance(variable, Axis):
+        return "axis", variable.number
+    return "attribute", str(variable)
 
 
 def constant(value: int) -> Poly:
@@ -53,10 +55,15 @@ def add(a: Poly, b: Poly, sign: int = 1) -> Poly:
 
 def multiply(a: Poly, b: Poly) -> Poly:
     """Product."""
+    if len(b) == 1 and () in b:  # most factors are plain numbers
+        a, b = b, a
+    if len(a) == 1 and () in a:
+        number = a[()]
+        return {m: number * c for m, c in b.items()}
     out: Poly = {}
     for m, c in a.items():
         for n, d in b.items():
-            key = tuple(sorted(m + n, key=_key))
+            key = tuple(sorted(m + n, key=_key)) if m and n else m or n
             out[key] = out.get(key, 0) + c * d
     return {m: c for m, c in out.items() if c}
 
@@ -88,7 +95,9 @@ def length(term: Iterable[Axis]) -> Poly:
         if axis.parts is not None:
             part_sum: Poly = {}
             for part in axis.parts:
-                part_sum = add(part_sum, length([part]) if flat([part]) else constant(part.size))
+                inside = length([part]) if flat([part]) else constant(part.size)
+                for monomial, number in inside.items():
+                    part_sum[monomial] = part_sum.get(monomial, 0) + number
             total = multiply(total, part_sum)
         elif axis.pin is not None:
             total = multiply(total, constant(axis.size))
@@ -100,6 +109,22 @@ def length(term: Iterable[Axis]) -> Poly:
 def value(poly: Poly, kept: dict[Axis, int]) -> int:
     """Evaluate, with `kept[axis]` units left of an axis (all of them if absent)."""
     return sum(c * math.prod(kept.get(axis, axis.size) for axis in m) for m, c in poly.items())
+
+
+class Equation:
+    """A demand, the axes and attributes that it depends on, and what it says at present."""
+
+    __slots__ = ("attributes", "demand", "free", "key", "rest", "state")
+
+    def __init__(
+        self, demand: Demand, key: tuple[int, ...], free: list[Axis], attributes: list[Attribute]
+    ) -> None:
+        self.demand = demand
+        self.key = key
+        self.free = free
+        self.attributes = attributes
+        self.rest: Poly | None = None
+        self.state: tuple[int, list[Poly | None]] | None = None
 
 
 class Solver:
@@ -129,30 +154,41 @@ class Solver:
 
         `values` are the attributes' present values; one that no demand defines stays as it is.
         """
-        direct = [d for d in demands if isinstance(d.given, Attribute)]
-        nested = [d for d in demands if not isinstance(d.given, Attribute)]
+        asked = [self._equation(demand) for demand in demands]
+        direct = [e for e in asked if isinstance(e.demand.given, Attribute)]
+        nested = [e for e in asked if not isinstance(e.demand.given, Attribute)]
+        distinct: dict[tuple[Expr, tuple[int, ...]], Equation] = {}
+        for equation in (*direct, *nested):  # layers of one block ask the same again and again
+            distinct.setdefault((equation.demand.given, equation.key), equation)
+        equations = list(distinct.values())
         while True:
             self.attributes = {}
-            pins = _pinned(demands, self.scope)
-            for demand in direct:
-                attribute = demand.given
-                assert isinstance(attribute, Attribute)  # noqa: S101 - for the type checker
-                self.attributes.setdefault(attribute, length(demand.term))
+            for equation in direct:
+                (attribute,) = equation.attributes
+                if attribute not in self.attributes:
+                    self.attributes[attribute] = length(equation.demand.term)
             self._define(nested)
-            ties = self._constrain([*direct, *nested], values)
-            if _pinned(demands, self.scope) == pins and ties is not None:
+            ties = self._constrain(equations, values)
+            if ties is not None:
                 return Solution(self.attributes, ties)
 
-    def _define(self, nested: list[Demand]) -> None:
+    def _equation(self, demand: Demand) -> Equation:
+        term = flat(demand.term)
+        axes, attributes = list(leaves(term)), list[Attribute]()
+        for atom in atoms(demand.given):
+            if isinstance(atom, Attribute):
+                attributes.append(atom)
+            elif self.scope.dims[atom.tensor] is not None:
+                axes += leaves(self.scope.dims[atom.tensor][atom.dim])  # type: ignore[index]
+        free = [axis for axis in dict.fromkeys(axes) if axis.pin is None]
+        return Equation(demand, tuple(map(id, term)), free, attributes)
+
+    def _define(self, nested: list[Equation]) -> None:
         """Attributes that only occur inside expressions: `3 * attr == length`."""
-        for demand in nested:
-            unknown = {
-                a
-                for a in atoms(demand.given)
-                if isinstance(a, Attribute) and a not in self.attributes
-            }
+        for equation in nested:
+            unknown = {a for a in equation.attributes if a not in self.attributes}
             if len(unknown) == 1:
-                (attribute,) = unknown
+                (attribute,), demand = unknown, equation.demand
                 found = self._isolate(demand.given, length(demand.term), attribute)
                 if found is not None:
                     self.attributes[attribute] = found
@@ -184,27 +220,25 @@ class Solver:
             )
         return None if found is None else self._isolate(inner, found, attribute)
 
-    def _constrain(self, demands: list[Demand], values: dict[Attribute, int]) -> list[Tie] | None:
+    def _constrain(
+        self, equations: list[Equation], values: dict[Attribute, int]
+    ) -> list[Tie] | None:
         """Ties from what remains; None when something was pinned, and all must be seen again.
 
         Linear equalities first: what they tie may already fulfil the others.
         """
         ties, later = Ties(), list[tuple[Poly, Why]]()
-        for demand in demands:
-            rest = self._difference(demand.given, length(demand.term), values)
+        for equation in equations:
+            rest, why = self._rest(equation, values), equation.demand.why
             if rest is None:
-                involved = self._leaves(demand)
+                involved = self._leaves(equation.demand)
                 if any(leaf.pin is None for leaf in involved):
-                    pin(
-                        involved,
-                        Why("its length goes through arithmetic that rounds", demand.why.where),
-                    )
+                    pin(involved, Why("its length goes through arithmetic that rounds", why.where))
                     return None
                 continue
-            rest = _primitive(rest)
             if any(len(monomial) > 1 for monomial in rest):
-                later.append((rest, demand.why))
-            elif rest and not ties.tie(rest) and _settle(rest, demand.why):
+                later.append((rest, why))
+            elif rest and not ties.tie(rest) and _settle(rest, why):
                 return None
         for rest, why in later:
             left = ties.reduced(rest)
@@ -212,6 +246,17 @@ class Solver:
             if not solved and _settle(rest, why):
                 return None
         return ties.list()
+
+    def _rest(self, equation: Equation, values: dict[Attribute, int]) -> Poly | None:
+        """What an equation still demands; worked out again only if what it depends on changed."""
+        equation.free = [axis for axis in equation.free if axis.pin is None]
+        state = (len(equation.free), [self.attributes.get(a) for a in equation.attributes])
+        if equation.state != state:
+            demand = equation.demand
+            rest = self._difference(demand.given, length(demand.term), values)
+            equation.rest = None if rest is None else _primitive(rest)
+            equation.state = state
+        return equation.rest
 
     def _difference(self, given: Expr, wanted: Poly, values: dict[Attribute, int]) -> Poly | None:
         """`given - wanted`, which has to stay zero; exact divisions are multiplied out."""
@@ -292,14 +337,6 @@ def _plug(poly: Poly, values: dict[Attribute, int]) -> Poly:
     return out
 
 
-def _pinned(demands: list[Demand], scope: Scope) -> int:
-    seen: set[int] = set()
-    for dims in scope.dims:
-        for term in dims or ():
-            seen.update(id(leaf) for leaf in leaves(term) if leaf.pin is not None)
-    return len(seen) if demands else 0
-
-
 def _primitive(rest: Poly) -> Poly:
     """An equality divided by what all its terms share: `h d == h e` says `d == e`."""
     monomials = list(rest)
@@ -326,7 +363,7 @@ def _settle(rest: Poly, why: Why) -> bool:
     nonlinear = [set(m) for m in rest if len(m) > 1]
     if nonlinear and () not in rest:
         shared = set.intersection(*nonlinear) or set.union(*nonlinear)
-        free = max(shared, key=lambda axis: axis.size)
+        free = max(shared, key=lambda axis: (axis.size, -axis.number))
         fixed = set.union(*nonlinear) - {free}
         if fixed:
             pin(fixed, Why("a product of lengths has to stay equal to another axis", why.where))
@@ -339,7 +376,8 @@ class Ties:
     """Axes in proportion: classes of axes that lose whole-number multiples of one step."""
 
     def __init__(self) -> None:
-        self.classes: list[dict[Axis, int]] = []
+        self.classes: dict[int, dict[Axis, int]] = {}  # by identity, in the order they were made
+        self.of: dict[Axis, dict[Axis, int]] = {}
 
     def tie(self, rest: Poly) -> bool:
         """Tie the axes of a linear equality without a constant; False if it has another form.
@@ -373,13 +411,14 @@ class Ties:
         Axes of a class stay in the proportion of their weights. What the ties fulfil comes out
         empty; all else is scaled so that coefficients stay whole.
         """
-        scale = math.prod(weights[next(iter(weights))] for weights in self.classes)
+        classes = {id(c): c for m in rest for axis in m if (c := self.of.get(axis)) is not None}
+        scale = math.prod(weights[next(iter(weights))] for weights in classes.values())
         degree = max((len(m) for m in rest), default=0)
         out: Poly = {}
         for monomial, coefficient in rest.items():
             factor, axes = coefficient * scale ** (degree - len(monomial)), []
             for axis in monomial:
-                weights = next((c for c in self.classes if axis in c), {axis: 1})
+                weights = self.of.get(axis) or {axis: 1}
                 lead = next(iter(weights))
                 factor *= scale * weights[axis] // weights[lead]
                 axes.append(lead)
@@ -389,18 +428,20 @@ class Ties:
         return {m: c // common for m, c in out.items() if c}
 
     def _join(self, x: Axis, p: int, y: Axis, q: int) -> bool:
-        first = next((c for c in self.classes if x in c), None) or {x: 1}
-        second = next((c for c in self.classes if y in c), None) or {y: 1}
+        first, second = self.of.get(x) or {x: 1}, self.of.get(y) or {y: 1}
         if first is second:
             return first[x] * q == first[y] * p
         left, right = p * second[y], q * first[x]
         merged = {axis: weight * left for axis, weight in first.items()}
         merged |= {axis: weight * right for axis, weight in second.items()}
         common = math.gcd(*merged.values())
-        self.classes = [c for c in self.classes if c is not first and c is not second]
-        self.classes.append({a: w // common for a, w in merged.items()})
+        for old in (first, second):
+            self.classes.pop(id(old), None)
+        made = {axis: weight // common for axis, weight in merged.items()}
+        self.classes[id(made)] = made
+        self.of.update(dict.fromkeys(made, made))
         return True
 
     def list(self) -> list[Tie]:
         """The classes found."""
-        return [Tie(tuple(c.items())) for c in self.classes]
+        return [Tie(tuple(c.items())) for c in self.classes.values()]

@@ -180,8 +180,19 @@ def trace(model: nn.Module, *inputs: Any, **kwargs: Any) -> AxisGraph:
         UnsupportedModelError: compiled, scripted, lazy or wrapped models, and what is no module.
         ExampleError: the model does not run on these inputs.
     """
+    return traced(model, inputs, kwargs)
+
+
+def traced(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any
+) -> AxisGraph:
+    """`trace` with the options of `excise.trace.record`: in float64, on real tensors, by a script.
+
+    Raises:
+        UnsupportedModelError, ExampleError: as in `trace`.
+    """
     with uncollected():
-        found, example = record_trace(model, inputs, kwargs)
+        found, example = record_trace(model, args, kwargs, **how)
         return infer(found, Stage(model, *example))
 
 
@@ -207,6 +218,7 @@ def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> 
         for ref in [*op.inputs(), *op.outs]:
             for term in scope.get(ref):
                 pin(term, why)
+    _pin_unused(scope)
     _pin_without_parameter(scope)
     return _finish(found, stage, scope, wanted)
 
@@ -267,17 +279,34 @@ def _opaque(scope: Scope, op: Op, reason: str) -> None:
                 pin(term, why)
 
 
+def _pin_unused(scope: Scope) -> None:
+    """Nothing is known of a tensor that no operation read: its dimensions stay."""
+    read = {ref.number for op in scope.trace.ops for ref in op.inputs()}
+    read |= {ref.number for _, ref in scope.trace.outputs}
+    for name, ref in scope.trace.names.items():
+        if ref.number not in read:
+            for term in scope.get(ref):
+                pin(term, Why("no operation on this example's path reads it", name))
+
+
 def _pin_without_parameter(scope: Scope) -> None:
     """Axes that only activations carry are not ours to cut."""
-    carried: set[int] = set()
-    for ref in scope.trace.names.values():
-        if scope.info(ref).role == "parameter":
-            carried.update(id(leaf) for term in scope.get(ref) for leaf in leaves(term))
-    for dims in scope.dims:
+    parameters = [r for r in scope.trace.names.values() if scope.info(r).role == "parameter"]
+    carried = set(_leaves(scope.dims[ref.number] for ref in parameters))
+    for leaf in _leaves(scope.dims):
+        if leaf.pin is None and leaf not in carried:
+            leaf.pin = Why("no parameter carries it", "")
+
+
+def _leaves(tensors: Iterable[list[Term] | None]) -> Iterator[Axis]:
+    """Every leaf of these dimensions; a long sum is opened once, however many tensors carry it."""
+    seen: set[Axis] = set()
+    for dims in tensors:
         for term in dims or ():
-            for leaf in leaves(term):
-                if leaf.pin is None and id(leaf) not in carried:
-                    leaf.pin = Why("no parameter carries it", "")
+            for axis in flat(term):
+                if axis not in seen:
+                    seen.add(axis)
+                    yield from leaves([axis])
 
 
 def _name(found: Trace, scope: Scope) -> tuple[dict[str, Axis], dict[int, list[Slot]]]:
@@ -291,8 +320,9 @@ def _name(found: Trace, scope: Scope) -> tuple[dict[str, Axis], dict[int, list[S
                     leaf.name = _fresh(name, dim, axes)
                     axes[leaf.name] = leaf
                 carried = slots.setdefault(id(leaf), [])
-                if Slot(name, dim) not in carried:
-                    carried.append(Slot(name, dim))
+                slot = Slot(name, dim)
+                if not carried or carried[-1] != slot:  # a dimension comes once, so only the last
+                    carried.append(slot)
     return axes, slots
 
 
