@@ -64,9 +64,14 @@ class Layout:
         if ref.number in self.named:
             return self.full(ref)
         return tuple(
-            n if any(id(leaf) in self.carried for leaf in leaves(term)) else min(n, 1)
+            n if self._kept(term) else min(n, 1)
             for term, n in zip(self.scope.get(ref), self.full(ref), strict=True)
         )
+
+    def _kept(self, term: Term) -> bool:
+        """Whether a stored tensor carries a dimension; parts of length 1 have no axis to ask."""
+        found = [id(leaf) in self.carried for leaf in leaves(term)]
+        return any(found) or not found
 
     def unknown(self, ref: Ref) -> Fact:
         """Nothing is known."""

@@ -20,6 +20,31 @@ class Grouped(Effect):
     def __init__(self, c: Context, dims: Sequence[int], groups: int = 1) -> None:
         super().__init__(c)
         self.dims, self.groups = list(dims), groups
+        shape, full = c.layout.small(c.ins[0]), c.layout.full(c.ins[0])
+        whole = groups > 1 or all(shape[d] == full[d] for d in self.dims)
+        known = ~self._spread(~c.facts[0].known)
+        if whole and bool(known.any()) and all(f.full for f in c.facts[1:]):
+            value = self._value(c.facts[0].value.double())
+            self.outs = [c.layout.settle(c.outs[0], value, known), *self.outs[1:]]
+
+    def _value(self, x: Tensor) -> Tensor:
+        """The operation on one position, in float64."""
+        given = [f.value.double() for f in self.c.facts[1:]]
+        if "norm" not in self.c.name:
+            return self.c.run([x, *given])[0]
+        eps = next((a for a in reversed(self.c.op.args) if isinstance(a, float)), 1e-5)
+        if self.dims == [1] and x.ndim > 2:  # noqa: PLR2004 - groups of channels
+            given = [g.reshape(-1, *([1] * (x.ndim - 2))) for g in given]
+        blocks = x.unflatten(1, (self.groups, -1)) if self.dims == [1] else x
+        dims = [2] if self.dims == [1] else self.dims
+        if "rms" in self.c.name:
+            out = blocks / (blocks.square().mean(dims, keepdim=True) + eps).sqrt()
+        else:
+            centred = blocks - blocks.mean(dims, keepdim=True)
+            out = centred / (centred.square().mean(dims, keepdim=True) + eps).sqrt()
+        out = out.reshape(x.shape)
+        scaled = out * given[0] if given else out
+        return scaled + given[1] if len(given) > 1 else scaled
 
     def need(self, wanted: Sequence[Marks]) -> list[Marks]:
         """The whole group of a wanted element."""
@@ -32,14 +57,14 @@ class Grouped(Effect):
         found[0] = reduced(self._spread(first), self.c.layout.small(self.c.ins[0]))
         for i, ref in enumerate(self.c.ins[1:], 1):
             shape = self.c.layout.small(ref)
-            if self.groups > 1 or self.dims == [1]:  # parameters lie along the channels
+            if self.dims == [1] and 'group_norm' in self.c.name:  # parameters lie along the channels
                 found[i] = first.transpose(0, 1).flatten(1).any(1)
             else:
                 found[i] = reduced(first, shape)
         return found
 
     def _spread(self, marks: Tensor) -> Tensor:
-        if self.groups == 1:
+        if self.dims != [1] or self.groups == 1:
             for dim in self.dims:
                 marks = marks.any(dim, keepdim=True).expand(marks.shape)
             return marks

@@ -55,14 +55,14 @@ def group_norm(s: Scope, op: Op) -> None:
     """Statistics per group of channels: whole groups may go, units inside one are mixed."""
     x = s.get(op.args[0])
     groups = int(op.args[6] if op.name == "native_group_norm" else op.args[1])
-    _, inner = cut_head(x[1], groups)
+    head, inner = cut_head(x[1], groups)
     s.mix("group_norm", inner, *x[2:])
     for ref in op.args[1:3] if op.name == "native_group_norm" else op.args[2:4]:
         if isinstance(ref, Ref):
             unify(s.get(ref)[0], x[1])
     s.put(op.outs[0], x)
-    for out in op.outs[1:]:
-        s.put(out, [s.fresh(n) for n in s.shape(out)])
+    for out in op.outs[1:]:  # statistics, one for each group of each sample
+        s.put(out, [x[0], head])
 
 
 @rule("_weight_norm_interface", "_weight_norm")
