@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from excise.errors import CorruptFileError, ForeignFileError, NewerFileError, PlanFormatError
+from excise.plan import VERSION as PLAN_VERSION
 from excise.plan import Plan
 
 VERSION = 1
@@ -45,6 +46,7 @@ def read_header(path: str | Path) -> Header:
         raise CorruptFileError(where, f"its format version is {version}")
     if version > VERSION:
         raise NewerFileError(where, version, VERSION)
+    _check_plan_version(where, metadata[PLAN_KEY])
     try:
         plan = Plan.from_json(metadata[PLAN_KEY])
         ties = json.loads(metadata.get(TIES_KEY, "{}"))
@@ -56,6 +58,16 @@ def read_header(path: str | Path) -> Header:
     if not good:
         raise CorruptFileError(where, "its table of ties is damaged")
     return Header(plan, ties)
+
+
+def _check_plan_version(where: str, text: str) -> None:
+    """A plan of a later version is newer, not damaged."""
+    try:
+        version = json.loads(text)["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return  # damaged in another way, which the plan itself says
+    if type(version) is int and version > PLAN_VERSION:
+        raise NewerFileError(where, version, PLAN_VERSION)
 
 
 def _metadata(path: str) -> Mapping[str, str]:

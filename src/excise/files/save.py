@@ -75,8 +75,9 @@ def _check(state: Mapping[str, Tensor], plan: Plan) -> None:
         wanted = cuts.get(name, shape)
         if found is not None and tuple(found.shape) != wanted:
             raise StalePlanError(name, f"to become {wanted}", f"{tuple(found.shape)}")
+    known = plan.shapes.keys() | {f"{layer}.bias" if layer else "bias" for layer in plan.biases}
     for name in state if plan.shapes else ():
-        if name not in plan.shapes:
+        if name not in known:
             raise StalePlanError(name, "not in the model", f"{tuple(state[name].shape)}")
 
 
