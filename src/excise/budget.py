@@ -409,13 +409,17 @@ def _attributes(
     for attribute, new in graph.attributes(kept):
         old = int(read(model.get_submodule(attribute.module), attribute.path))
         found[attribute.module, attribute.path] = (old, new)
-    for module, path, old, new in table_attributes(model, after):
+    for module, path, old, new in table_attributes(model, after, _new(found)):
         found[module, path] = (old, new)
     return tuple(
         AttributeCut(module, path, old, new)
         for (module, path), (old, new) in found.items()
         if old != new
     )
+
+
+def _new(found: Mapping[tuple[str, str], tuple[int, int]]) -> dict[tuple[str, str], int]:
+    return {place: after for place, (_, after) in found.items()}
 
 
 def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tuple[int, Why]]:

@@ -130,6 +130,8 @@ def _takes_to(function: Callable[..., Any]) -> bool:
 class Wrapped(nn.Module):
     """A module whose tensors are the inputs of a case, so that no axis is an input's."""
 
+    case: Callable[[], Case]
+
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.case = lambda: case

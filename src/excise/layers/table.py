@@ -1,6 +1,7 @@
 """Which attribute of a known layer repeats which dimension of its tensors.
 
-A row is a function from a layer and the new shapes of its tensors to `attribute path -> value`.
+A row is a function from a layer, the new shapes of its tensors and the attributes whose new values
+are known from elsewhere to `attribute path -> value`.
 Everything that is not here is found by provenance, if the model's own code uses the attribute.
 """
 
@@ -14,25 +15,26 @@ from torch import nn
 from excise.trace.skeleton import read
 
 Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
-Row: TypeAlias = "Callable[[Any, Shapes], dict[str, int]]"
+Known: TypeAlias = "Mapping[str, int]"
+Row: TypeAlias = "Callable[[Any, Shapes, Known], dict[str, int]]"
 
 
-def _linear(_: Any, shapes: Shapes) -> dict[str, int]:
+def _linear(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     return {"out_features": shapes["weight"][0], "in_features": shapes["weight"][1]}
 
 
-def _bilinear(_: Any, shapes: Shapes) -> dict[str, int]:
+def _bilinear(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     out, one, two = shapes["weight"]
     return {"out_features": out, "in1_features": one, "in2_features": two}
 
 
-def _convolution(layer: Any, shapes: Shapes) -> dict[str, int]:
-    """`groups` shrinks with the channels if it is the channels (depthwise)."""
+def _convolution(layer: Any, shapes: Shapes, known: Known) -> dict[str, int]:
+    """`groups` where it is not known shrinks with the channels if it is them (depthwise)."""
     weight, old = shapes["weight"], layer.weight.shape
     transposed = bool(layer.transposed)
     lead, per_group = weight[0], weight[1]
-    groups = int(layer.groups)
-    if groups > 1:
+    groups = int(known.get("groups", layer.groups))
+    if groups > 1 and "groups" not in known:
         block = old[0] // groups  # leading channels of one group
         depthwise = old[1] == 1 and block >= 1
         if depthwise and lead % block == 0:
@@ -45,25 +47,25 @@ def _convolution(layer: Any, shapes: Shapes) -> dict[str, int]:
     )
 
 
-def _norm_features(_: Any, shapes: Shapes) -> dict[str, int]:
+def _norm_features(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     known = shapes.get("weight") or shapes.get("running_mean")
     return {"num_features": known[0]} if known else {}
 
 
-def _layer_norm(_: Any, shapes: Shapes) -> dict[str, int]:
+def _layer_norm(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     known = shapes.get("weight")
     return {f"normalized_shape[{i}]": n for i, n in enumerate(known)} if known else {}
 
 
-def _group_norm(_: Any, shapes: Shapes) -> dict[str, int]:
+def _group_norm(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     return {"num_channels": shapes["weight"][0]} if "weight" in shapes else {}
 
 
-def _embedding(_: Any, shapes: Shapes) -> dict[str, int]:
+def _embedding(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     return {"num_embeddings": shapes["weight"][0], "embedding_dim": shapes["weight"][1]}
 
 
-def _attention(layer: Any, shapes: Shapes) -> dict[str, int]:
+def _attention(layer: Any, shapes: Shapes, known: Known) -> dict[str, int]:
     out = shapes["out_proj.weight"]
     found = {"embed_dim": out[0]}
     if "in_proj_weight" in shapes:
@@ -71,13 +73,13 @@ def _attention(layer: Any, shapes: Shapes) -> dict[str, int]:
         found |= {"kdim": width, "vdim": width}
     else:
         found |= {"kdim": shapes["k_proj_weight"][1], "vdim": shapes["v_proj_weight"][1]}
-    heads = int(layer.num_heads)
-    if layer.embed_dim // heads == int(layer.head_dim) and out[0] % heads == 0:
+    heads = int(known.get("num_heads", layer.num_heads))
+    if layer.embed_dim // layer.num_heads == int(layer.head_dim) and out[0] % heads == 0:
         found["head_dim"] = out[0] // heads
     return found
 
 
-def _recurrent(layer: Any, shapes: Shapes) -> dict[str, int]:
+def _recurrent(layer: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     gates = {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
     found = {
         "input_size": shapes["weight_ih_l0"][1],
@@ -88,13 +90,13 @@ def _recurrent(layer: Any, shapes: Shapes) -> dict[str, int]:
     return found
 
 
-def _cell(layer: Any, shapes: Shapes) -> dict[str, int]:
+def _cell(layer: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     gates = shapes["weight_ih"][0] // shapes["weight_hh"][1]
     del layer
     return {"input_size": shapes["weight_ih"][1], "hidden_size": shapes["weight_ih"][0] // gates}
 
 
-def _prelu(layer: Any, shapes: Shapes) -> dict[str, int]:
+def _prelu(layer: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
     return {"num_parameters": shapes["weight"][0]} if layer.num_parameters > 1 else {}
 
 
@@ -117,13 +119,17 @@ TABLE: dict[type[nn.Module], Row] = {
 
 
 def table_attributes(
-    model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Mapping[tuple[str, str], int],
 ) -> Iterator[tuple[str, str, int, int]]:
     """Every attribute of a known layer that repeats a length.
 
     Args:
         model: before the cut. Not touched.
         shapes: qualified tensor name -> shape after the cut.
+        known: (module path, attribute path) -> value after the cut, as far as the model's own code
+            tells it (`groups`, `num_heads`).
 
     Yields:
         Module path, attribute path, value before, value after.
@@ -135,7 +141,7 @@ def table_attributes(
         prefix = f"{path}." if path else ""
         own = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
         try:
-            found = row(layer, own)
+            found = row(layer, own, {a: n for (owner, a), n in known.items() if owner == path})
         except (KeyError, AttributeError):  # a parametrized or unusual layer keeps no such tensor
             continue
         for attribute, new in found.items():
