@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,19 @@ def save(model: nn.Module, plan: Plan, path: str | Path) -> None:
         TIES_KEY: json.dumps(ties),
     }
     target = Path(path)
+    draft = target.parent / f".{target.name}.{secrets.token_hex(8)}"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise ForeignFileError(where, f"it cannot be written ({error.strerror})") from error
-    os.close(handle)
-    try:
-        save_file(stored, name, metadata)
-        Path(name).replace(target)
+        draft.touch(exist_ok=False)
+        usual = draft.stat().st_mode
+        save_file(stored, draft, metadata)
+        draft.chmod(usual)  # safetensors keeps what it writes to its owner
+        draft.replace(target)
     except (OSError, SafetensorError) as error:
-        raise ForeignFileError(where, f"it cannot be written ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ForeignFileError(where, f"it cannot be written ({reason})") from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _check(state: Mapping[str, Tensor], plan: Plan) -> None:

@@ -129,6 +129,7 @@ SAVE = [
     Case("save over a folder", _to(lambda f: f), ForeignFileError, "cannot be written"),
     Case("save under a file", _to(lambda f: (f / "f").write_text("") or f / "f" / "x"),
          ForeignFileError, "cannot be written"),
+    Case("save to no name", _to(lambda _: ""), ForeignFileError, "cannot be written"),
     Case("save extra state", _extra, ForeignFileError, "extra state"),
 ]  # fmt: skip
 LOAD = [
