@@ -20,7 +20,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 _FULL = 20_000  # outcomes kept before all are dropped: about 20 MB
 _ATOMS = frozenset([type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format])
-_DATA = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view)
 _DEVICE = torch.ops.prim.device.default
 _META = torch.device("meta")
 
@@ -97,20 +96,27 @@ class Fakes(FakeTensorMode):
         elif torch._C._is_any_autocast_enabled():  # noqa: SLF001 - has no public name
             return None
         key: list[Any] = [func, torch.get_default_dtype()]
-        if not self._spell(args, key):
+        # values that the mode knows matter only to an operation on nothing but such values
+        known = not (args and type(args[0]) is FakeTensor and args[0].constant is None)
+        if not self._spell(args, key, known):
             return None
         for name, value in kwargs.items():
             key.append(name)
-            if not self._spell((value,), key):
+            if not self._spell((value,), key, known):
                 return None
         return tuple(key)
 
-    def _spell(self, values: Iterable[Any], key: list[Any]) -> bool:
-        """Append all that an outcome depends on; False if it depends on more."""
+    def _spell(self, values: Iterable[Any], key: list[Any], known: bool = True) -> bool:  # noqa: FBT001, FBT002
+        """Append all that an outcome depends on; False if it depends on more.
+
+        With `known`, that a tensor's values are known to the mode is more.
+        """
         for value in values:
             kind = type(value)
             if kind is FakeTensor:
-                if value.fake_mode is not self or value.constant is not None or not _dense(value):
+                if value.fake_mode is not self or not _dense(value):
+                    return False
+                if known and value.constant is not None:
                     return False
                 key += (value.shape, value.stride(), value.dtype, value.fake_device)
             elif kind in _ATOMS:
@@ -121,7 +127,7 @@ class Fakes(FakeTensorMode):
                 key.append(int(value))  # a plain one: comparing traced ints would leave a guard
             elif isinstance(value, (tuple, list)):
                 key += (tuple, len(value))
-                if not self._spell(value, key):
+                if not self._spell(value, key, known):
                     return False
             else:
                 return False
@@ -173,6 +179,9 @@ def _dense(tensor: Tensor) -> bool:
 
 
 def _is_pure(func: OpOverload[..., Any]) -> bool:
-    """Whether an outcome depends on shapes alone; an operation may write to its first argument."""
+    """Whether an operation writes to nothing but its first argument.
+
+    Those whose outcome depends on data need no mention: without data they fail, each time.
+    """
     writes = [i for i, a in enumerate(func._schema.arguments) if a.is_write]  # noqa: SLF001
-    return writes in ([], [0]) and not any(tag in func.tags for tag in _DATA)
+    return writes in ([], [0])

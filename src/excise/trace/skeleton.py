@@ -16,6 +16,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 
 from excise.errors import UnsupportedModelError
@@ -25,6 +27,13 @@ from excise.trace.provenance import Attribute, TracedInt
 _OURS = frozenset(vars(nn.Module()))
 _SMALLEST = 2  # an attribute of 0 or 1 never repeats the length of an axis that can be cut
 _DEEPEST = 4
+_COPIERS = (
+    "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__",
+    "__getnewargs_ex__",
+)  # fmt: skip
+_COMPILED = "_compiled_call_impl"  # all that `nn.Module.__getstate__` leaves out
+_OPERATORS = (OpOverload, OpOverloadPacket, CustomOpDef)
+"""Registered operators: a copy of a model uses the same ones, and they refuse to be copied."""
 _PLAIN = frozenset({type(None), bool, int, float, str})
 
 
@@ -102,7 +111,8 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
             memo[id(module)] = type(module).__new__(type(module))
         for module in reversed(modules):
             shell = memo[id(module)]
-            shell.__setstate__({k: _copied(v, memo) for k, v in vars(module).items()})
+            state = {k: _copied(v, memo) for k, v in vars(module).items() if k != _COMPILED}
+            shell.__setstate__(state)
         return copy.deepcopy(model, memo)
     except Exception as error:
         raise UnsupportedModelError(
@@ -114,21 +124,14 @@ def copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
 @functools.cache
 def _is_ordinary(kind: Any) -> bool:
     """Whether `copy.deepcopy` would copy the attributes one by one, and do no more."""
-    return (
-        not hasattr(kind, "__deepcopy__")
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
-        and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
-        and not hasattr(kind, "__getnewargs__")
-        and not hasattr(kind, "__getnewargs_ex__")
-        and not any("__slots__" in vars(base) for base in kind.__mro__[:-1])
-    )
+    same = all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _COPIERS)
+    return same and not any("__slots__" in vars(base) for base in kind.__mro__[:-1])
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """A deep copy that is quick about what modules are full of: flags, empty tables, tensors."""
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in _PLAIN or isinstance(value, _OPERATORS):
         return value
     found = memo.get(id(value))
     if found is not None:
