@@ -32,6 +32,7 @@ has to parse a message.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -121,12 +122,19 @@ class UnreachableTargetError(PlanError):
 
     def __str__(self) -> str:
         why = "".join(f"\n    {reason}" for reason in self.reasons)
+        least = _rounded_up(self.reachable)
         return (
             f"{self.option}={self.target:.4g} cannot be reached: the smallest possible model keeps "
-            f"{self.reachable:.4g}. What holds the rest:{why or ' nothing is pinned'}.\n"
-            f"  do: ask for {self.option}>={self.reachable:.4g}, lower min_keep, "
-            f"or protect fewer modules."
+            f"{least}. What holds the rest:{why or ' nothing is pinned'}.\n"
+            f"  do: ask for {self.option}>={least}, lower min_keep, or protect fewer modules."
         )
+
+
+def _rounded_up(fraction: float) -> str:
+    """To four digits, never down: what is named as reachable has to be reached."""
+    near = float(f"{fraction:.4g}")
+    step = 10.0 ** (math.floor(math.log10(near)) - 3) if near > 0 else 0.0
+    return f"{near if near >= fraction else near + step:.4g}"
 
 
 @dataclass(eq=False)
