@@ -78,7 +78,7 @@ class Plan:
             {
                 "version": VERSION if self.biases else 1,
                 "removed": {k: list(v) for k, v in self.removed.items()},
-                "sizes": dict(self.sizes),
+                "sizes": dict(sorted(self.sizes.items())),
                 "tensors": [[c.name, list(c.shape), list(c.dims)] for c in self.tensors],
                 "attributes": [list(a) for a in self.attributes],
                 "shapes": {k: list(v) for k, v in self.shapes.items()},
