@@ -58,13 +58,22 @@ class Plan:
     biases: tuple[str, ...] = ()
 
     def kept(self, axis: str) -> npt.NDArray[np.bool_]:
-        """Which units of an axis stay: one boolean per unit."""
+        """Which units of an axis stay: one boolean per unit.
+
+        >>> Plan({"c": (1,)}, {"c": 3}, ()).kept("c").tolist()
+        [True, False, True]
+        """
         mask = np.ones(self.sizes[axis], dtype=bool)
         mask[list(self.removed.get(axis, ()))] = False
         return mask
 
     def indices(self, notation: str) -> npt.NDArray[np.int64]:
-        """The indices that stay of a dimension in einops notation."""
+        """The indices that stay of a dimension in einops notation.
+
+        >>> plan = Plan({"c": (1,)}, {"c": 3}, ())
+        >>> plan.indices("(2 c)").tolist(), plan.indices("(c + 1)").tolist()
+        ([0, 2, 3, 5], [0, 2, 3])
+        """
         return np.flatnonzero(mask(notation, self))
 
     def shape_after(self, cut: TensorCut) -> tuple[int, ...]:

@@ -51,7 +51,11 @@ class Row(NamedTuple):
         return f"{value:.4g} {self.unit}"
 
     def change(self) -> str:
-        """What became of it: a share that is kept, or for percentages a difference in points."""
+        """What became of it: a share that is kept, or for percentages a difference in points.
+
+        >>> Row("latency", "ms", 8.0, 2.0).change(), Row("accuracy", "%", 98.5, 97.0).change()
+        ('25.0 %', '-1.50 points')
+        """
         if self.before is None or self.after is None:
             return ""
         if self.unit == _PERCENT:
