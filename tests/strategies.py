@@ -2,7 +2,7 @@
 
 A drawn `Network` is a small printable value. Its `build` makes an `nn.Module` whose `forward` is
 written as users write it, with every parameter and statistic random, and its `inputs` an example
-for it. The modules themselves are in `tests/laws`: `image`, `token`, and `whole` around them.
+for it. The modules themselves are in `tests/laws`: `image`, `odd`, `token`, and `whole`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.laws import image, token
+from tests.laws import image, odd, token
 from tests.laws.whole import POSITIONS, SIDE, VOCABULARY, Image, Series, Token
 
 Options: TypeAlias = "tuple[tuple[str, Any], ...]"
@@ -31,6 +31,16 @@ _IMAGE: dict[str, dict[str, list[Any]]] = {
     "Depthwise": {"times": [1, 2], "squeeze": ["pool", "mean", "none"]},
     "Transposed": {"groups": [1, 2], "pool": ["max", "avg", "grid"]},
     "Shared": {"pairs": [True, False]},
+}
+_ODD: dict[str, dict[str, list[Any]]] = {
+    "Dense": {"first": [True, False]},
+    "Bare": {
+        "how": ["shuffle", "grouped", "unshuffle", "flip", "roll", "repeat", "interleave", "twice"]
+    },
+    "Sized": {"how": ["sizes", "half", "write", "write over", "plain"]},
+    "Select": {"how": ["stack", "space", "softmax", "normal"]},
+    "Tied": {"how": ["transposed", "names", "same", "weight norm", "layer"]},
+    "Configured": {"loop": [True, False]},
 }
 _TOKEN: dict[str, dict[str, list[Any]]] = {
     "Fused": {"heads": [2, 3], "head_dim": [2, 4], "how": ["shape", "attribute", "index", "chunk"]},
@@ -89,7 +99,10 @@ class Network:
                 made.append(made[0])
             return Token(made, width, **options)
         pairs = zip(self.blocks, self.widths, self.widths[1:], strict=False)
-        blocks = [getattr(image, n)(wide, out, **dict(given)) for (n, given), wide, out in pairs]
+        blocks = [
+            getattr(odd if name in _ODD else image, name)(wide, out, **dict(given))
+            for (name, given), wide, out in pairs
+        ]
         return Image(blocks, (self.widths[0], self.widths[-1]), **options)
 
     def inputs(self) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
@@ -134,7 +147,8 @@ def _block(table: dict[str, dict[str, list[Any]]]) -> st.SearchStrategy[Block]:
 @st.composite
 def images(draw: st.DrawFn) -> Network:
     """Networks on images."""
-    blocks = tuple(draw(st.lists(_block(_IMAGE), min_size=1, max_size=3)))
+    kinds = st.one_of(_block(_IMAGE), _block(_ODD))
+    blocks = tuple(draw(st.lists(kinds, min_size=1, max_size=3)))
     width = st.sampled_from([4, 6, 8])
     widths = tuple(draw(st.tuples(*[width] * (len(blocks) + 1))))
     head = draw(st.sampled_from(["flatten", "view", "squeeze", "pool", "dict", "conv"]))

@@ -25,7 +25,9 @@ from excise.errors import (
 from excise.graph import AxisGraph, Lengths, infer
 from excise.layers import table_attributes
 from excise.plan import AttributeCut, Plan, TensorCut
+from excise.rules.told import numbers, predicted
 from excise.scores.scores import Scores
+from excise.trace import Op, Ref, Trace
 from excise.trace.skeleton import read
 
 _ROUNDS = 64
@@ -422,6 +424,14 @@ def _new(found: Mapping[tuple[str, str], tuple[int, int]]) -> dict[tuple[str, st
     return {place: after for place, (_, after) in found.items()}
 
 
+def _as_told(graph: AxisGraph, old: Op, new: Op, after: Trace, lengths: Lengths) -> bool:
+    """Whether positions and groups, which no shape shows, are what the graph predicts."""
+    if not old.outs or not new.args or not isinstance(new.args[0], Ref):
+        return True
+    given = numbers(new, after.tensors[new.args[0].number].shape)
+    return given == predicted(graph.scope, old, lengths.__getitem__)
+
+
 def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tuple[int, Why]]:
     """Run the cut skeleton and compare every shape with the graph's prediction.
 
@@ -440,6 +450,7 @@ def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tup
             for a, b in zip(old.outs, new.outs, strict=True):
                 wanted = tuple(_length(lengths, term) for term in graph.scope.get(a))
                 same = same and wanted == after.tensors[b.number].shape
+            same = same and _as_told(graph, old, new, after, lengths)
         if not same:
             first = number
             break

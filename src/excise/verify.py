@@ -149,6 +149,7 @@ def _compare(
     if not outputs:
         return _unproved("the model returns no tensor"), False
     worst = max((d for _, d in outputs), key=_nan_last, default=0.0)
+    mixing |= reference.undefined
     names = tuple(dict.fromkeys(mixing.values()))
     kind = "exact-with-mixing" if mixing else "exact"
     return Verdict(kind, worst, outputs, names), _flat_outputs(wanted)
@@ -308,14 +309,20 @@ class Silenced(Wide):
         super().__init__()
         self.before, self.after, self.removed, self.mixing = before, after, removed, mixing
         self.lost = ""
+        self.undefined: dict[int, str] = {}
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation; a mixing one on the units that exist."""
         number, ops = self.count, self.before.trace.ops
         if not self.lost and (number >= len(ops) or ops[number].name != name):
             self.lost = f"with real data the original takes another path at operation {number}"
-        if self.lost or number not in self.mixing:
+        if self.lost:
             return super().step(name, func, args, kwargs)
+        if number not in self.mixing:
+            out = super().step(name, func, args, kwargs)
+            with self.pause():
+                self._define(number, out)
+            return out
         old, new = ops[number], self.after.trace.ops[number]
         given = _flatten((args, kwargs))
         with self.pause():
@@ -326,8 +333,28 @@ class Silenced(Wide):
         out = super().step(name, func, new_args, new_kwargs)
         with self.pause():
             wide = [self._scatter(t, ref) for t, ref in zip(_flatten(out), old.outs, strict=True)]
+        if name.endswith("_") and not name.endswith("__") and isinstance(args[0], Tensor):
+            with self.pause():
+                return args[0].copy_(wide[0])
         spread = iter(wide)
         return tree_map(lambda v: next(spread) if isinstance(v, Tensor) else v, out)
+
+    def _define(self, number: int, out: Any) -> None:
+        """A silent unit may have no value (0 / 0 of a normalised weight); nobody reads it: zero."""
+        op = self.before.trace.ops[number]
+        for tensor, ref in zip(_flatten(out), op.outs, strict=True):
+            if not tensor.is_floating_point() or bool(torch.isfinite(tensor).all()):
+                continue
+            gone = torch.zeros([1] * tensor.dim(), dtype=torch.bool, device=tensor.device)
+            for dim, kept in enumerate(self._kept(ref)):
+                if kept is not None:
+                    here = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
+                    here[kept.to(tensor.device)] = False
+                    gone = gone | here.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
+            lost = gone & ~torch.isfinite(tensor)
+            if bool(lost.any()):
+                tensor.masked_fill_(lost, 0.0)
+                self.undefined[number] = f"{op.name} (a silent unit has no value) in {op.module}"
 
     def _kept(self, ref: Ref) -> list[Tensor | None]:
         """Indices that stay of each dimension; None where all do."""

@@ -39,7 +39,6 @@ _SAME = {  # one case and the operation in it -> other names of the same signatu
     ("part-cat", "cat"): "concat concatenate",
     ("part-split", "split_with_sizes"): "chunk tensor_split unsafe_chunk",
     ("part-pad_after", "constant_pad_nd"): "pad",
-    ("contract-bilinear", "_trilinear"): "bilinear",
     ("contract-cdist", "_cdist_forward"): "cdist",
     ("reduce-mean_along_one", "mean"): "nanmean",
     ("pointwise-relu", "relu"): " ".join(sorted(POINTWISE)),
@@ -74,12 +73,14 @@ def exercised(cases: dict[str, Case]) -> Iterator[str]:
 
 
 def test_every_rule_has_a_case() -> None:
-    assert sorted({*RULES, *POINTWISE} - set(exercised(CASES))) == []
+    ours = {name for name in {*RULES, *POINTWISE} if "::" not in name}  # else a user's own
+    assert sorted(ours - set(exercised(CASES))) == []
 
 
 def test_every_rule_is_an_operation_of_torch() -> None:
     whole = {"rnn"}  # the recorder's name for two operations
-    assert [n for n in {*RULES, *POINTWISE} - whole if not hasattr(torch.ops.aten, n)] == []
+    ours = {name for name in {*RULES, *POINTWISE} if "::" not in name}
+    assert [n for n in ours - whole if not hasattr(torch.ops.aten, n)] == []
 
 
 def _never_relates(s: Scope, op: Op) -> None:

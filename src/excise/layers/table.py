@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from excise.trace.skeleton import read
 
@@ -30,11 +31,12 @@ def _bilinear(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
 
 def _convolution(layer: Any, shapes: Shapes, known: Known) -> dict[str, int]:
     """`groups` where it is not known shrinks with the channels if it is them (depthwise)."""
-    weight, old = shapes["weight"], layer.weight.shape
+    weight = shapes["weight"]
     transposed = bool(layer.transposed)
     lead, per_group = weight[0], weight[1]
     groups = int(known.get("groups", layer.groups))
     if groups > 1 and "groups" not in known:
+        old = layer.weight.shape
         block = old[0] // groups  # leading channels of one group
         depthwise = old[1] == 1 and block >= 1
         if depthwise and lead % block == 0:
@@ -140,6 +142,7 @@ def table_attributes(
             continue
         prefix = f"{path}." if path else ""
         own = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
+        own |= _parametrized(layer, own)
         try:
             found = row(layer, own, {a: n for (owner, a), n in known.items() if owner == path})
         except (KeyError, AttributeError):  # a parametrized or unusual layer keeps no such tensor
@@ -148,3 +151,14 @@ def table_attributes(
             old = read(layer, attribute)
             if isinstance(old, int):
                 yield path, attribute, old, new
+
+
+def _parametrized(layer: nn.Module, own: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors that are computed from others: those of their largest source."""
+    found: dict[str, tuple[int, ...]] = {}
+    if not parametrize.is_parametrized(layer):
+        return found
+    for name, sources in layer.parametrizations.items():  # type: ignore[operator, union-attr]
+        largest = max(sources.named_parameters(recurse=False), key=lambda item: item[1].numel())[0]
+        found[name] = own[f"parametrizations.{name}.{largest}"]
+    return found

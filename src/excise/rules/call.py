@@ -192,7 +192,7 @@ def _edge(term: Term, edge: Any) -> Iterator[tuple[Expr, Term]]:
         yield Apply("-", 0, origin(edge)), after
 
 
-@call("__getitem__")
+@call("__getitem__", "__setitem__")
 def getitem(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
     """`x[a:b]`: what lies before an edge keeps the length that the edge says."""
     source, key = c.args[0], c.args[1]
@@ -228,6 +228,14 @@ def normalised(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
 def grouped(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
     """`F.group_norm(x, groups)`."""
     groups = c.args[1] if len(c.args) > 1 else c.kwargs["num_groups"]
+    head, _ = cut_head(s.get(c.args[0])[1], int(groups))
+    yield origin(groups), head
+
+
+@call("channel_shuffle", "native_channel_shuffle")
+def shuffled(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
+    """`F.channel_shuffle(x, groups)`."""
+    groups = c.args[1] if len(c.args) > 1 else c.kwargs["groups"]
     head, _ = cut_head(s.get(c.args[0])[1], int(groups))
     yield origin(groups), head
 

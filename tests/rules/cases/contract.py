@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from tests.rules.oracle import Case, active, buffer, real
+from excise.trace.wide import grouped_mm
+from tests.rules.oracle import Case, active, buffer, index, real
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -141,9 +142,22 @@ CASES = (
     ),
     Case(
         "bilinear",
-        "N A, M B, O A2 B2 -> N2 O2",
+        "n a, n b, o a b -> n o",
         F.bilinear,
         (real(2, 3), real(2, 4), real(5, 3, 4)),
+    ),
+    Case(
+        "bilinear of activations",
+        "n a, n b, o a b -> n o",
+        F.bilinear,
+        (active(2, 3), active(2, 4), real(5, 3, 4)),
+    ),
+    Case(
+        "grouped_mm",
+        "r k, g* k n, g* -> r n",
+        grouped_mm,
+        (real(3, 4), real(3, 4, 5), index(3, 3)),
+        written=lambda x, w, ends: ("_grouped_mm", (x, w, ends), {}),
     ),
     Case("cdist", "A K, B K2 -> C D", torch.cdist, (real(3, 4), real(5, 4))),
 )

@@ -98,6 +98,7 @@ CASES = (
         lambda x: x.flatten(1).split([4, 8], 1),
         (real(2, 4, 3),),
     ),
+    Case("glu", "n (c + c) -> n c", F.glu, (real(3, 8),)),
     Case("chunk", "n (a + b) -> n a, n b", lambda x: x.chunk(2, 1), (real(3, 8),), smaller=_split),
     Case(
         "tensor_split",
