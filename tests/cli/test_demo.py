@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -61,3 +63,10 @@ def test_masks_leave_every_shape() -> None:
 def test_a_claim_says_whether_it_holds() -> None:
     assert str(Claim("it works", holds=True, evidence="1 ms")) == "holds: it works (1 ms)"
     assert str(Claim("it works", holds=False, evidence="1 ms")).startswith("FAILS: ")
+
+
+def test_without_the_digits_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    said = call("demo")
+    assert said.code == 2
+    assert "pip install 'excise[demo]'" in said.err
