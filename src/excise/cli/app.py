@@ -9,9 +9,11 @@ from typer.core import TyperGroup
 
 from excise.cli.console import complain
 from excise.cli.demo import demo
+from excise.cli.explain import explain
 from excise.cli.inspect import inspect
 from excise.cli.prune import prune
 from excise.cli.report import report
+from excise.cli.shrink import shrink
 from excise.cli.verify import verify
 from excise.errors import ExciseError
 
@@ -38,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (inspect, prune, verify, report, demo):
+for _command in (inspect, explain, shrink, prune, verify, report, demo):
     app.command()(_command)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.errors import RequestError
+from excise.exact import merged
 from excise.measure.view import View
 
 _SHOWN = 4
@@ -21,12 +22,13 @@ def load_state(model: nn.Module, path: Path) -> None:
 
     Accepts safetensors files, and `torch.save` files of a state dict, bare or under `state_dict`,
     also of a model wrapped in (Distributed)DataParallel. A pickle that holds anything else than
-    tensors and plain values is refused. A tied tensor may be stored under one of its names.
+    tensors and plain values is refused. A tied tensor may be stored under one of its names. Masks
+    (`weight_orig` and `weight_mask`, parametrizations) are multiplied into their weights.
 
     Raises:
         RequestError: the file cannot be read, or does not fit.
     """
-    state = read_state(path)
+    state = merged(read_state(path))
     own = model.state_dict()
     by_view: dict[View, Tensor] = {}
     for name, tensor in own.items():

@@ -55,11 +55,35 @@ class Attention(Effect):
         self._mark(found, self.v, marks.any(-2, keepdim=True))
         scores = (marks & ~self.fixed.known).any(-1, keepdim=True)
         self._mark(found, self.q, scores)
-        self._mark(found, self.k, scores.any(-2, keepdim=True))
+        self._mark(found, self.k, (scores & ~self._silent(self.q)).any(-2, keepdim=True))
         for i, ref in enumerate(c.ins):
             if i not in {self.q, self.k, self.v} and bool(scores.any()):
                 found[i] = torch.ones(c.layout.small(ref), dtype=torch.bool)
         return found
+
+    def lose(self, wanted: Sequence[Marks], gone: Sequence[Marks]) -> list[Marks]:
+        """Queries that are all zero weigh every key alike, however many units both have."""
+        marks = wanted[0]
+        found = super().lose(wanted, gone)
+        if marks is None or found[self.q] is None and found[self.k] is None:  # type: ignore[index]
+            return found
+        scores = (marks & ~self.fixed.known).any(-1, keepdim=True)
+        scores &= ~self._silent(self.q) & ~self._silent(self.k)
+        missed: list[Marks] = [None] * len(self.c.ins)
+        self._mark(missed, self.q, scores)
+        self._mark(missed, self.k, scores.any(-2, keepdim=True))
+        for place in (self.q, self.k):
+            lost, here = gone[place], missed[place]  # type: ignore[index]
+            if place != self.v:
+                found[place] = None if lost is None or here is None else lost & here  # type: ignore[index]
+        return found
+
+    def _silent(self, place: int | None) -> Tensor:
+        """Heads whose queries, or keys, are all zero, in the shape of the scores' rows."""
+        fact = self.c.facts[place]  # type: ignore[index]
+        zero = fact.zero.all(-1, keepdim=True).all(-2, keepdim=True)
+        shape = self.c.layout.small(self.c.outs[0])
+        return self._heads(Fact(zero, zero), shape).known
 
     def _mark(self, found: list[Marks], place: int | None, marks: Tensor) -> None:
         assert place is not None  # noqa: S101 - for the type checker

@@ -17,7 +17,7 @@ from excise.exact.live import Liveness
 from excise.graph import AxisGraph, infer, trace
 from excise.plan import Plan
 from excise.surgery import check_finite, remove
-from excise.trace import skeleton
+from excise.trace import Op, Ref, skeleton
 
 _ROUNDS = 64
 
@@ -55,16 +55,18 @@ def exact(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ex
     model.eval()
     graph = trace(model, *args, **kwargs)
     extra: list[tuple[int, Why]] = []
+    frozen: set[str] = set()
     for _ in range(_ROUNDS):
-        live = Liveness(learn(graph))
+        live = Liveness(learn(graph), frozen)
         plan, kept = planned(graph, live)
         found = rehearse(graph, plan, kept) if kept else []
-        if not found:
+        scaling = counted(graph, live, plan) if kept and not found else set()
+        if not found and not scaling:
             break
-        extra += found
+        extra, frozen = extra + found, frozen | scaling
         graph = infer(graph.trace, graph.stage, extra)
-    else:  # every round pins an axis, and no model has that many that clash
-        live.gone = {axis: torch.zeros_like(gone) for axis, gone in live.gone.items()}
+    else:  # every round holds an axis, and no model has that many that clash
+        live = Liveness(learn(graph), {group.name for group in graph.groups})
         plan, _ = planned(graph, live)
     folded = fold(live)
     return Exact(model, graph, live, replace(plan, biases=tuple(folded.biases)), folded, training)
@@ -76,6 +78,48 @@ def planned(graph: AxisGraph, live: Liveness) -> tuple[Plan, dict[Axis, int]]:
         axis: axis.size - int(gone.sum()) for axis, gone in live.gone.items() if bool(gone.any())
     }
     return build(graph, kept, live.removed()), kept
+
+
+def counted(graph: AxisGraph, live: Liveness, plan: Plan) -> set[str]:
+    """Axes whose length the model's code turns into a constant, such as `head_dim ** -0.5`.
+
+    Removing even an idle unit of such an axis changes that constant, and with it the function.
+    """
+    if not _constants_move(graph, plan):
+        return set()
+    guilty: set[str] = set()
+    seen: set[Axis] = set()
+    for group in graph.groups:
+        members = graph.tie(group)
+        if members[0][0] in seen or not any(bool(live.gone[axis].any()) for axis, _ in members):
+            continue
+        seen |= {axis for axis, _ in members}
+        kept = {axis: axis.size - weight for axis, weight in members}
+        removed = {axis.name: tuple(range(weight)) for axis, weight in members}
+        if _constants_move(graph, build(graph, kept, removed)):
+            guilty |= {axis.name for axis, _ in members}
+    return guilty
+
+
+def _constants_move(graph: AxisGraph, plan: Plan) -> bool:
+    shapes = {cut.name: plan.shape_after(cut) for cut in plan.tensors}
+    after, failure = graph.stage.rehearse(
+        shapes, [(a.module, a.attribute, a.after) for a in plan.attributes]
+    )
+    pairs = zip(graph.trace.ops, after.ops, strict=False)
+    return failure is None and any(_floats(a) != _floats(b) for a, b in pairs)
+
+
+def _floats(op: Op) -> list[float]:
+    return [v for v in _scalars((op.args, tuple(op.kwargs.values()))) if isinstance(v, float)]
+
+
+def _scalars(tree: Any) -> list[Any]:
+    if type(tree) is Ref:
+        return []
+    if isinstance(tree, (tuple, list)):
+        return [value for item in tree for value in _scalars(item)]
+    return [tree]
 
 
 def carry_out(found: Exact, *, double: bool = False) -> nn.Module:

@@ -21,11 +21,26 @@ class Grouped(Effect):
         super().__init__(c)
         self.dims, self.groups = list(dims), groups
         shape, full = c.layout.small(c.ins[0]), c.layout.full(c.ins[0])
+        self.fixed = torch.zeros(shape, dtype=torch.bool)
+        if not all(f.full for f in c.facts[1:]):
+            return
+        if "norm" in c.name and len(c.facts) > 1:  # a zero weight leaves the bias
+            self.fixed = (self._along(c.facts[1].value) == 0).expand(shape)
         whole = groups > 1 or all(shape[d] == full[d] for d in self.dims)
-        known = ~self._spread(~c.facts[0].known)
-        if whole and bool(known.any()) and all(f.full for f in c.facts[1:]):
-            value = self._value(c.facts[0].value.double())
-            self.outs = [c.layout.settle(c.outs[0], value, known), *self.outs[1:]]
+        known = ~self._spread(~c.facts[0].known) if whole else self.fixed
+        if bool((known | self.fixed).any()):
+            value = self._value(torch.where(c.facts[0].known, c.facts[0].value.double(), 0.0))
+            if len(c.facts) > 2:  # noqa: PLR2004
+                bias = self._along(c.facts[2].value.double()).expand(value.shape)
+                value = torch.where(self.fixed & ~known, bias, value)
+            self.outs = [c.layout.settle(c.outs[0], value, known | self.fixed), *self.outs[1:]]
+
+    def _along(self, line: Tensor) -> Tensor:
+        """A parameter in the shape of the input: along the channels, or the last dimensions."""
+        rank = len(self.c.layout.small(self.c.ins[0]))
+        if "group_norm" in self.c.name:
+            return line.reshape(-1, *([1] * (rank - 2)))
+        return line
 
     def _value(self, x: Tensor) -> Tensor:
         """The operation on one position, in float64."""
@@ -33,10 +48,10 @@ class Grouped(Effect):
         if "norm" not in self.c.name:
             return self.c.run([x, *given])[0]
         eps = next((a for a in reversed(self.c.op.args) if isinstance(a, float)), 1e-5)
-        if self.dims == [1] and x.ndim > 2:  # noqa: PLR2004 - groups of channels
-            given = [g.reshape(-1, *([1] * (x.ndim - 2))) for g in given]
-        blocks = x.unflatten(1, (self.groups, -1)) if self.dims == [1] else x
-        dims = [2] if self.dims == [1] else self.dims
+        given = [self._along(g) for g in given]
+        grouped = "group_norm" in self.c.name
+        blocks = x.unflatten(1, (self.groups, -1)) if grouped else x
+        dims = [2] if grouped else self.dims
         if "rms" in self.c.name:
             out = blocks / (blocks.square().mean(dims, keepdim=True) + eps).sqrt()
         else:
@@ -54,17 +69,38 @@ class Grouped(Effect):
             return super().need(wanted)
         if first is None:
             return found
-        found[0] = reduced(self._spread(first), self.c.layout.small(self.c.ins[0]))
+        free = first & ~self.fixed
+        found[0] = reduced(self._spread(free), self.c.layout.small(self.c.ins[0]))
         for i, ref in enumerate(self.c.ins[1:], 1):
             shape = self.c.layout.small(ref)
-            if self.dims == [1] and 'group_norm' in self.c.name:  # parameters lie along the channels
+            if "group_norm" in self.c.name:  # parameters lie along the channels
                 found[i] = first.transpose(0, 1).flatten(1).any(1)
             else:
                 found[i] = reduced(first, shape)
         return found
 
+    def lose(self, wanted: Sequence[Marks], gone: Sequence[Marks]) -> list[Marks]:
+        """Nobody misses one of several equal constants, when a norm sees nothing else."""
+        found = super().lose(wanted, gone)
+        if found[0] is not None and "norm" in self.c.name:
+            found[0] = found[0] & ~self._equal()
+        return found
+
+    def _equal(self) -> Tensor:
+        """Groups that are one and the same constant."""
+        value, known = self.c.facts[0]
+        odd = ~known
+        shape = value.shape
+        if "group_norm" in self.c.name:
+            blocks = value.unflatten(1, (self.groups, -1))
+            odd = odd | (blocks != blocks[:, :, :1]).flatten(1, 2)
+        else:
+            for dim in self.dims:
+                odd = odd | (value != value.narrow(dim, 0, 1)).expand(shape)
+        return ~self._spread(odd)
+
     def _spread(self, marks: Tensor) -> Tensor:
-        if self.dims != [1] or self.groups == 1:
+        if "group_norm" not in self.c.name:
             for dim in self.dims:
                 marks = marks.any(dim, keepdim=True).expand(marks.shape)
             return marks
@@ -115,10 +151,18 @@ class Reduction(Effect):
         return [found, *([None] * (len(self.c.ins) - 1))]
 
     def lose(self, wanted: Sequence[Marks], gone: Sequence[Marks]) -> list[Marks]:
-        """A zero is not missed in a sum; a mean counts it."""
+        """A zero is not missed in a sum, nor one of several equal constants in a mean."""
         found = super().lose(wanted, gone)
-        if not self.mixes and found[0] is not None:
-            found[0] = found[0] & ~self.c.facts[0].zero
+        if found[0] is None:
+            return found
+        value, known = self.c.facts[0]
+        if not self.mixes:
+            found[0] = found[0] & ~(known & (value == 0))
+        elif self.c.name in {"mean", "amax", "amin"}:
+            odd = ~known
+            for dim in self.dims:
+                odd = odd | (value != value.narrow(dim, 0, 1))
+            found[0] = found[0] & odd.any(self.dims, keepdim=True)
         return found
 
 

@@ -9,7 +9,7 @@ or constant where they are read (and folded into the reader).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ class Stays(NamedTuple):
             "mixed": f"{self.op}{place} mixes it with other units, so removing it is not exact",
             "constant": f"it is a constant that {self.op}{place} cannot fold away",
             "carrier": f"it carries the constants that the padded {self.op}{place} needs",
+            "counted": "the code computes a constant from the length of its axis",
             "tied": "the model's code ties its axis to another, which keeps its unit",
             "last": "one unit has to stay",
         }[self.kind]
@@ -45,7 +46,7 @@ class Stays(NamedTuple):
 class Liveness:
     """Units that go, and why the others stay."""
 
-    def __init__(self, knowledge: Knowledge) -> None:
+    def __init__(self, knowledge: Knowledge, frozen: Container[str] = ()) -> None:
         self.k = knowledge
         graph = knowledge.graph
         self.axes: list[Axis] = [graph.axes[group.name] for group in graph.groups]
@@ -55,6 +56,9 @@ class Liveness:
         self.places: dict[int, Place] = places(knowledge)
         self.reasons: dict[tuple[str, int], Stays] = {}
         self.needed: dict[int, Tensor] = {}
+        for axis in self.axes:
+            if axis.name in frozen:
+                self._put_back(axis, axis.size, "counted")
         self._solve()
 
     def _solve(self) -> None:

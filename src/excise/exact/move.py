@@ -118,7 +118,7 @@ class Picked(Effect):
         super().__init__(c)
         self.dims, self.numbers = tuple(dims), tuple(numbers)
         fact = c.facts[0]
-        known, value = fact
+        value, known = fact
         for dim in self.dims:
             first = value.narrow(dim, 0, 1)
             known = (known & (value == first)).all(dim, keepdim=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from excise.exact.effect import Context, Effect, row
+from excise.exact.effect import Context, Effect, Marks, reduced, row
 from excise.exact.fact import Fact
 from excise.exact.group import Grouped
 from excise.exact.pointwise import Pointwise
@@ -49,13 +51,19 @@ def batch_norm(c: Context) -> Effect:
 class BatchNorm(Pointwise):
     """Channel by channel; the saved statistics of the further outputs depend on everything."""
 
-    def need(self, wanted):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201, D102
+    def need(self, wanted: Sequence[Marks]) -> list[Marks]:
+        """The same channel, unless its weight is zero, and the parameters of that channel."""
         if any(m is not None and bool(m.any()) for m in wanted[1:]):
             return Effect.need(self, wanted)
-        found = super().need(wanted[:1])
-        for i, ref in enumerate(self.c.ins[1:], 1):
-            line = None if wanted[0] is None else wanted[0].transpose(0, 1).flatten(1).any(1)
-            found[i] = line if line is None or len(self.c.layout.small(ref)) == 1 else found[i]
+        first, matters = wanted[0], self.matters[0]
+        if first is None:
+            return [None] * len(self.c.ins)
+        line = first.transpose(0, 1).flatten(1).any(1)
+        there = first if isinstance(matters, bool) or matters is None else first & matters
+        found: list[Marks] = [reduced(there, self.c.layout.small(self.c.ins[0]))]
+        for ref in self.c.ins[1:]:
+            shape = self.c.layout.small(ref)
+            found.append(line if shape == tuple(line.shape) else torch.ones(shape, dtype=torch.bool))
         return found
 
 
