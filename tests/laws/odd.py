@@ -108,17 +108,15 @@ class Select(nn.Module):
         if self.how == "stack":
             both = torch.stack([one, two], dim=1)
             weight = self.weigh(both.sum(1).mean((2, 3))).view(-1, 2, self.out).softmax(1)
-            result: Tensor = (both * weight[..., None, None]).sum(1)
-            return result
-        if self.how == "space":
+            gate: Tensor = (both * weight[..., None, None]).sum(1).tanh()
+        elif self.how == "space":
             seen = torch.cat([one.mean(1, keepdim=True), one.amax(1, keepdim=True)], 1)
-            result = two * self.space(seen).sigmoid()
-            return result
-        if self.how == "softmax":
-            result = one.softmax(1) * two / math.sqrt(two.shape[1])
-            return result
-        result = two * F.normalize(one, dim=1) * self.out**0.5
-        return result
+            gate = self.space(seen).sigmoid()
+        elif self.how == "softmax":
+            gate = one.softmax(1) / math.sqrt(two.shape[1])
+        else:
+            gate = F.normalize(one, dim=1) * self.out**0.5
+        return two * gate
 
 
 class Tied(nn.Module):

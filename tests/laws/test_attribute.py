@@ -62,7 +62,11 @@ def _embedding(m: Any) -> Iterator[tuple[object, object]]:
 
 
 def _attention(m: Any) -> Iterator[tuple[object, object]]:
-    yield (3 * m.embed_dim, m.kdim), tuple(m.in_proj_weight.shape)
+    if m.in_proj_weight is not None:
+        yield (3 * m.embed_dim, m.kdim), tuple(m.in_proj_weight.shape)
+    else:
+        yield (m.embed_dim, m.kdim), tuple(m.k_proj_weight.shape)
+        yield m.vdim, m.v_proj_weight.shape[1]
     yield m.num_heads * m.head_dim, m.embed_dim
     yield m.vdim, m.kdim
 

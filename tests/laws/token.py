@@ -115,6 +115,57 @@ class Torch(nn.Module):
         return out
 
 
+class Encoder(nn.Module):
+    """Torch's own encoder layer, behind or around which the block adds once more."""
+
+    def __init__(self, width: int, heads: int, *, first: bool) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(
+            width, heads, dim_feedforward=10, batch_first=True, norm_first=first
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out
+
+
+class Cross(nn.Module):
+    """Attention to a memory of another width, with weights that are returned."""
+
+    def __init__(self, width: int, heads: int, memory: int) -> None:
+        super().__init__()
+        self.memory = nn.Linear(width, memory)
+        self.attn = nn.MultiheadAttention(
+            width, heads, kdim=memory, vdim=memory, batch_first=True, bias=memory > 5
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = self.memory(x).relu()
+        y: Tensor
+        y, weights = self.attn(x, memory, memory)
+        return y * weights.amax((1, 2))[:, None, None]
+
+
+class Loop(nn.Module):
+    """Heads one by one, by positions that Python computes, and a scale computed on the way."""
+
+    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.q, self.k = nn.Linear(width, heads * head_dim), nn.Linear(width, heads * head_dim)
+        self.v, self.o = nn.Linear(width, heads * head_dim), nn.Linear(heads * head_dim, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        made = []
+        for i in range(self.heads):
+            part = slice(i * self.head_dim, (i + 1) * self.head_dim)
+            scores = q[..., part] @ k[..., part].mT / self.head_dim**0.5
+            made.append(scores.softmax(-1) @ v[..., part])
+        out: Tensor = self.o(torch.cat(made, -1))
+        return out
+
+
 class Mlp(nn.Module):
     """Feed-forward: plain, gated by a second projection, or gated by half of one."""
 
