@@ -1,22 +1,26 @@
-"""Pick the smallest model of every timm source file, and write the list that `zoo.py` runs.
+"""Pick the models that `zoo.py` runs: of timm by size, of transformers what a small config builds.
 
 Rule: all of `timm.list_models()`, grouped by the module of their entrypoint; of each group the
 model with the fewest parameters (ties: the first by name), counted after building it on the meta
 device. What cannot be built there is listed under "unbuildable", and never picked.
 
-    python benchmarks/families.py          # minutes; writes benchmarks/data/timm_families.json
+    python benchmarks/families.py                 # minutes; benchmarks/data/timm_families.json
+    python benchmarks/families.py transformers    # minutes; ... transformers_families.json
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import vision
+from suites import transformers as suite
 
 DATA = Path(__file__).parent / "data" / "timm_families.json"
 
@@ -58,9 +62,70 @@ def pick() -> dict[str, object]:
     }
 
 
+def transformers() -> dict[str, object]:
+    """Build every family of transformers that a small configuration makes small."""
+    suite.quiet()
+    import transformers as library  # noqa: PLC0415
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415
+
+    found: list[dict[str, Any]] = []
+    without: dict[str, str] = {}
+    for name in CONFIG_MAPPING:
+        row = _first(name, CONFIG_MAPPING[name])
+        if isinstance(row, str):
+            without[name] = row
+        else:
+            found.append(row)
+        print(name, row, flush=True)
+    return {
+        "rule": (suite.__doc__ or "").split("\n\n")[1].replace("\n", " "),
+        "transformers": library.__version__,
+        "families_considered": len(found) + len(without),
+        "without": without,
+        "families": found,
+    }
+
+
+def _first(name: str, config: Any) -> dict[str, Any] | str:
+    """The first head, configuration and input of a family that run; else the first error."""
+    first = ""
+    for variant, change in enumerate(suite.VARIANTS):
+        for head, auto in suite.heads().items():
+            try:
+                small = suite.configuration(config, change)
+                if type(small) not in auto._model_mapping:  # noqa: SLF001 - has no public name
+                    continue
+                with torch.device("meta"):
+                    count = sum(p.numel() for p in auto.from_config(small).parameters())
+                if count > suite.LARGEST:
+                    return f"{count / 1e6:.0f} M parameters"
+                model = suite.made(name, head, change)
+            except Exception as error:  # noqa: BLE001 - listed, with its message
+                first = first or _told(error)
+                continue
+            for number, given in enumerate(suite.candidates(model)):
+                try:
+                    with torch.no_grad():
+                        model(**given)
+                except Exception as error:  # noqa: BLE001 - the next input, then
+                    first = first or _told(error)
+                    continue
+                row = {"family": name, "head": head, "variant": variant, "input": number}
+                return {**row, "parameters": count}
+    return first or "no head that is tried"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
+
+
 def main() -> None:
     """Pick, and write the list."""
     warnings.simplefilter("ignore")
+    if sys.argv[1:] == ["transformers"]:
+        torch.set_num_threads(1)
+        suite.DATA.write_text(json.dumps(transformers(), indent=1) + "\n")
+        return
     start = time.perf_counter()
     found = pick()
     DATA.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Import torchvision and timm even where torchvision's compiled ops do not fit the installed torch."""
+"""Import torchvision and timm even where torchvision's compiled ops do not fit this torch."""
 
 from __future__ import annotations
 

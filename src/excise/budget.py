@@ -49,12 +49,15 @@ class Bundle:
     members: tuple[tuple[Axis, int], ...]
     order: tuple[tuple[int, ...], ...]
     costs: tuple[float, ...]
+    multiples: tuple[int, ...]
 
     def kept(self, steps: int, round_to: int) -> dict[Axis, int]:
         """Units left of each axis after some steps, rounded up to whole multiples."""
         steps = min(steps, len(self.costs))
-        if round_to > 1:
-            while steps and any((a.size - steps * w) % round_to for a, w in self.members):
+        of = [math.lcm(round_to, multiple) for multiple in self.multiples]
+        if max(of) > 1:
+            pairs = list(zip(self.members, of, strict=True))
+            while steps and any((a.size - steps * w) % m for (a, w), m in pairs):
                 steps -= 1
         return {axis: axis.size - steps * weight for axis, weight in self.members}
 
@@ -215,7 +218,11 @@ def bundles(graph: AxisGraph, scores: Scores, min_keep: float, guarded: set[Axis
         if any(axis in guarded or axis.pin is not None for axis, _ in members):
             continue
         orders, costs = [], None
-        steps = min(_spare(axis, weight, min_keep) for axis, weight in members)
+        least = graph.scope.least
+        steps = min(
+            _spare(axis, weight, max(least.get(axis, 0), _floor(axis, min_keep)))
+            for axis, weight in members
+        )
         for axis, weight in members:
             values = scores.values[axis.name].double()
             mean = float(values.abs().mean()) or 1.0
@@ -224,12 +231,18 @@ def bundles(graph: AxisGraph, scores: Scores, min_keep: float, guarded: set[Axis
             cost = ranked[: steps * weight].reshape(steps, weight).mean(1)
             costs = cost if costs is None else costs + cost
         assert costs is not None  # noqa: S101 - a tie has members
-        out.append(Bundle(members, tuple(orders), tuple((costs / len(members)).tolist())))
+        each = tuple((costs / len(members)).tolist())
+        multiples = tuple(graph.scope.multiple.get(axis, 1) for axis, _ in members)
+        out.append(Bundle(members, tuple(orders), each, multiples))
     return out
 
 
-def _spare(axis: Axis, weight: int, min_keep: float) -> int:
-    floor = int(min_keep) if min_keep >= 1 else math.ceil(min_keep * axis.size)
+def _floor(axis: Axis, min_keep: float) -> int:
+    return int(min_keep) if min_keep >= 1 else math.ceil(min_keep * axis.size)
+
+
+def _spare(axis: Axis, weight: int, floor: int) -> int:
+    """How many steps an axis can give."""
     return max(0, (axis.size - max(1, floor)) // weight)
 
 

@@ -12,6 +12,7 @@ from excise.axes import Axis, Clash, Term, Why, flat, leaves, notation, pin
 from excise.equality import Solution, Solver, Tie, value
 from excise.rules import POINTWISE, RULES, Scope, compared, demands
 from excise.rules.pointwise import pointwise
+from excise.rules.table import follow
 from excise.trace import Op, Trace, uncollected
 from excise.trace import record as record_trace
 from excise.trace.provenance import Attribute, atoms
@@ -209,8 +210,12 @@ def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> 
         scope.here = number
         _apply(scope, op)
     for path, ref in found.outputs:
-        for term in scope.get(ref):
+        for term in (*scope.get(ref), scope.numbered(ref) or []):
             pin(term, Why("a model output", path))
+    for record in found.calls:
+        if record.name in {"tolist", "numpy", "__array__"}:
+            numbers = scope.numbered(record.args[0]) or []
+            pin(numbers, Why("the numbers of its units are read by the code", record.where))
     wanted = [d for record in found.calls for d in demands(scope, record)]
     wanted += [d for guard in found.guards for d in compared(scope, guard)]
     for number, why in extra:
@@ -251,6 +256,7 @@ def _apply(scope: Scope, op: Op) -> None:
     """One rule; what it cannot express pins the axes of this operation, never more."""
     plain = op.name[:-1] if op.name.endswith("_") and not op.name.endswith("__") else op.name
     scope.note(op, plain)
+    follow(scope, op, plain)
     rule = RULES.get(plain) or RULES.get(op.name)
     if rule is None and (op.pointwise or plain in POINTWISE):
         rule = pointwise

@@ -15,17 +15,17 @@ from torch.utils._pytree import keystr, tree_map, tree_map_only
 
 from excise.axes import Axis, leaves, notation
 from excise.errors import TraceError, VerificationError
-from excise.graph import AxisGraph, trace
+from excise.graph import AxisGraph, traced
 from excise.plan import Plan, checked, mask
 from excise.surgery import check, remove
 from excise.trace import Op, Ref
-from excise.trace.record import Tape, output_leaves, run
+from excise.trace.record import Tape, output_leaves, run, widened
 from excise.trace.skeleton import check as check_model
 from excise.trace.skeleton import copied, named_tensors
+from excise.trace.wide import wider
 
 TOLERANCE = 1e-9
 Removed: TypeAlias = "Mapping[Axis, npt.NDArray[np.bool_]]"
-_NARROW = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.complex64})
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,22 @@ def _compare(
 ) -> tuple[Verdict, bool]:
     """The verdict, and whether the outputs are the same for any input and so prove nothing."""
     try:
-        wide, narrow = _eval64(original), _eval64(small)  # the only copies; silenced in place below
-        before = trace(wide, *args, **named)
-        after = trace(narrow, *args, **named)
+        for real in (False, True):  # on real tensors only where fake ones take another path
+            wide, narrow = _eval64(original), _eval64(small)  # the only copies; both are used up
+            verdict, same = _compare_on(wide, narrow, plan, args, named, real=real)
+            if not verdict.reason:
+                break
     except TraceError as error:
         return _unproved(str(error).split("\n")[0]), False
+    return verdict, same
+
+
+def _compare_on(
+    wide: nn.Module, narrow: nn.Module, plan: Plan, args: Any, named: Any, *, real: bool
+) -> tuple[Verdict, bool]:
+    """As `_compare`, with copies in float64, which are silenced and run in place."""
+    after = traced(narrow, args, named, wide=True, real=real)
+    before = traced(wide, args, named, wide=True, real=real, script=after.stage.script)
     mismatch = _same_path(before, after)
     if mismatch:
         return _unproved(mismatch), False
@@ -185,11 +196,7 @@ def _same_cut(original: nn.Module, small: nn.Module, plan: Plan) -> bool:
 
 
 def _double(tree: Any) -> Any:
-    return tree_map_only(
-        Tensor,
-        lambda t: t.detach().double() if t.dtype in _NARROW - {torch.complex64} else t.detach(),
-        tree,
-    )
+    return tree_map_only(Tensor, lambda t: wider(t.detach()), tree)
 
 
 def _eval64(model: nn.Module) -> nn.Module:
@@ -198,7 +205,7 @@ def _eval64(model: nn.Module) -> nn.Module:
     for _, t in named_tensors(model):
         if id(t) not in memo:
             data = t.detach()
-            wide = data.double() if data.is_floating_point() else data.clone()
+            wide = data.clone() if wider(data) is data else wider(data)
             memo[id(t)] = (
                 nn.Parameter(wide, requires_grad=False) if isinstance(t, nn.Parameter) else wide
             )
@@ -271,29 +278,14 @@ class Wide(Tape):
 
     def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Widen the dtypes that an operation is asked for."""
-        return func(*_wider(args), **_wider(kwargs))
+        func, args, kwargs = widened(self, func, args, kwargs)
+        return func(*args, **kwargs)
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Count an operation and run it wide."""
         del name
         self.count += 1
         return self.inside(func, args, kwargs)
-
-
-def _wider(tree: Any) -> Any:
-    if isinstance(tree, torch.dtype):
-        return (
-            torch.float64
-            if tree in _NARROW - {torch.complex64}
-            else (torch.complex128 if tree is torch.complex64 else tree)
-        )
-    if isinstance(tree, Tensor) and tree.dtype in _NARROW:
-        return tree.to(torch.complex128 if tree.dtype is torch.complex64 else torch.float64)
-    if type(tree) in (tuple, list):
-        return type(tree)(_wider(v) for v in tree)
-    if isinstance(tree, dict):
-        return {k: _wider(v) for k, v in tree.items()}
-    return tree
 
 
 class Silenced(Wide):
@@ -368,13 +360,25 @@ class Silenced(Wide):
         gone = {a.name: tuple((~kept).nonzero()[0].tolist()) for a, kept in self.removed.items()}
         return torch.from_numpy(Plan(gone, Sizes(term), ()).indices(notation(term)))
 
+    def _numbers(self, ref: Ref) -> Tensor | None:
+        """The units that stay, if the values of a tensor number the units of a cut axis."""
+        term = self.before.scope.numbered(ref)
+        cut = term is not None and any(leaf in self.removed for leaf in leaves(term))
+        return self._indices(term) if cut and term is not None else None
+
     def _gather(self, tensor: Tensor, ref: Ref) -> Tensor:
+        kept = self._numbers(ref)
+        if kept is not None:
+            tensor = torch.searchsorted(kept.to(tensor.device), tensor).to(tensor.dtype)
         for dim, index in enumerate(self._kept(ref)):
             if index is not None:
                 tensor = tensor.index_select(dim, index.to(tensor.device))
         return tensor
 
     def _scatter(self, tensor: Tensor, ref: Ref) -> Tensor:
+        kept = self._numbers(ref)
+        if kept is not None:
+            tensor = kept.to(tensor.device)[tensor.long()].to(tensor.dtype)
         for dim, index in enumerate(self._kept(ref)):
             if index is not None:
                 shape = list(tensor.shape)

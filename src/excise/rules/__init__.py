@@ -17,6 +17,7 @@ from excise.rules import (
 )
 from excise.rules.call import CALLS, Demand, compared, demands
 from excise.rules.table import POINTWISE, RULES, Mixing, Product, Scope, rule
+from excise.trace import Op, Ref
 
 __all__ = [
     "CALLS",
@@ -24,7 +25,9 @@ __all__ = [
     "RULES",
     "Demand",
     "Mixing",
+    "Op",
     "Product",
+    "Ref",
     "Scope",
     "attention",
     "compared",

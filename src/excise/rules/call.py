@@ -109,6 +109,19 @@ def arange(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
         yield origin(c.args[0]), s.get(c.outs[0])[0]
 
 
+@call("histc")
+def histc(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
+    """`torch.histc(x, bins)`."""
+    bins = c.args[1] if len(c.args) > 1 else c.kwargs["bins"]
+    yield origin(bins), s.get(c.outs[0])[0]
+
+
+@call("one_hot")
+def one_hot(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
+    """`F.one_hot(x, num_classes)`."""
+    yield origin(c.args[1] if len(c.args) > 1 else c.kwargs["num_classes"]), s.get(c.outs[0])[-1]
+
+
 @call("unflatten")
 def unflatten(s: Scope, c: Call) -> Iterator[tuple[Expr, Term]]:
     """`x.unflatten(dim, sizes)`."""

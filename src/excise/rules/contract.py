@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from excise.axes import Clash, Term, unify
-from excise.rules.table import Scope, broadcast, rule
+from excise.axes import Clash, Term, size, unify
+from excise.rules.table import Scope, argument, broadcast, rule
 from excise.trace import Op, Ref
 
 
@@ -136,7 +136,46 @@ def matmul(s: Scope, op: Op) -> None:
     s.put(op.outs[0], [*batch, *rows, *columns])
 
 
-@rule("_trilinear", "bilinear", "cdist", "_cdist_forward")
+@rule("_grouped_mm")
+def grouped_mm(s: Scope, op: Op) -> None:
+    """`(rows k) @ (groups k n)`, rows in order of their group; `offs` says where groups end."""
+    left, right, offs = op.args[0], op.args[1], argument(op, 2, "offs")
+    x, y = s.get(left), s.get(right)
+    if (len(x), len(y)) != (2, 3) or offs is None:
+        raise Clash("ragged along another dimension")
+    unify(x[1], y[1])
+    unify(y[0], s.get(offs)[0])
+    summed(s, op, left, right, x[1])
+    s.mix("grouped_mm", y[0])
+    for term in (x[1], y[2]):  # its strides are multiples of 16 bytes
+        s.align(term, max(1, 16 // s.info(left).width))
+    s.macs(*x, y[2])
+    s.put(op.outs[0], [x[0], y[2]])
+
+
+@rule("_trilinear")
+def trilinear(s: Scope, op: Op) -> None:
+    """Three tensors, each given dimensions of length 1, multiplied and summed over some."""
+    dims: list[list[Term]] = []
+    for place in range(3):
+        found = s.get(op.args[place])
+        for at in sorted(op.args[3 + place]):
+            found.insert(at, [])
+        dims.append(found)
+    whole: list[Term] = []
+    for terms in zip(*dims, strict=True):
+        known = [term for term in terms if size(term) != 1]
+        for other in known[1:]:
+            unify(known[0], other)
+        whole.append(known[0] if known else [])
+    along = [d % len(whole) for d in op.args[6]]
+    if not any(map(s.silent, op.args[:3])):
+        s.mix("trilinear", *(whole[d] for d in along))
+    s.macs(*whole)
+    s.put(op.outs[0], [term for d, term in enumerate(whole) if d not in along])
+
+
+@rule("cdist", "_cdist_forward")
 def untold(s: Scope, op: Op) -> None:
     """Several sums at once; kept as they are."""
     raise Clash(f"{op.name} sums over more than one pair of axes")

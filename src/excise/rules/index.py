@@ -13,7 +13,10 @@ from excise.trace import Op, Ref
 def embedding(s: Scope, op: Op) -> None:
     """Rows picked by token numbers."""
     w = s.get(op.args[0])
-    s.pin(w[0], "a vocabulary: token numbers index it")
+    if s.numbered(op.args[1]) is None:
+        s.pin(w[0], "a vocabulary: token numbers index it")
+    else:
+        _read(s, w[0], op.args[1])
     s.put(op.outs[0], [*s.get(op.args[1]), w[1]])
 
 
@@ -34,8 +37,12 @@ def index(s: Scope, op: Op) -> None:
     """`x[i, :, j]` with index tensors: indexed dimensions are pinned, the others carried on."""
     dims, given = s.get(op.args[0]), [r for r in op.args[1] if isinstance(r, Ref)]
     used = _indexed(s, op.args[1])
-    for i in used:
-        s.pin(dims[i], "numbers computed by the model index it")
+    if len(used) == len(given):
+        for i, ref in zip(used, given, strict=True):
+            _read(s, dims[i], ref)
+    else:  # a mask stands for several dimensions
+        for i in used:
+            s.pin(dims[i], "numbers computed by the model index it")
     free = [d for i, d in enumerate(dims) if i not in used]
     rank = len(s.shape(op.outs[0])) - len(free)
     before = _before(used)
@@ -46,6 +53,17 @@ def index(s: Scope, op: Op) -> None:
     else:
         new = broadcast(s, given, made)
     s.put(op.outs[0], [*free[:before], *new, *free[before:]])
+
+
+def _read(s: Scope, term: Term, by: Ref) -> None:
+    """A dimension indexed by numbers: its own units' if they are known to be, else pinned."""
+    numbered = s.numbered(by)
+    if numbered is not None and size(numbered) == size(term):
+        unify(term, numbered)
+        return
+    if numbered is not None:
+        s.pin(numbered, "the numbers of its units index another axis")
+    s.pin(term, "numbers computed by the model index it")
 
 
 def _indexed(s: Scope, indices: tuple[Ref | None, ...]) -> list[int]:
@@ -102,7 +120,7 @@ def index_select(s: Scope, op: Op) -> None:
     dims = s.get(op.args[0])
     if dims:
         dim = op.args[1] % len(dims)
-        s.pin(dims[dim], "numbers computed by the model index it")
+        _read(s, dims[dim], op.args[2])
         dims[dim] = s.get(op.args[2])[0] if s.get(op.args[2]) else []
     s.put(op.outs[0], dims)
 
@@ -135,7 +153,7 @@ def scatter(s: Scope, op: Op) -> None:
 def _along(s: Scope, base: list[Term], picked: list[Term], dim: int, both: tuple[Ref, Ref]) -> None:
     for i, (a, b) in enumerate(zip(base, picked, strict=True)):
         if i == dim:
-            s.pin(a, "numbers computed by the model index it")
+            _read(s, a, both[1])
             s.pin(b, "the number of picked units")
         elif s.shape(both[0])[i] == s.shape(both[1])[i]:
             unify(a, b)
@@ -149,7 +167,7 @@ def index_write(s: Scope, op: Op) -> None:
     """Slices written by number."""
     dims = s.get(op.args[0])
     dim = op.args[1] % max(len(dims), 1)
-    s.pin(dims[dim], "numbers computed by the model index it")
+    _read(s, dims[dim], op.args[2])
     _pin_all(s, [op.args[2]], "numbers computed by the model index another axis")
     if len(op.args) > 3 and isinstance(op.args[3], Ref):  # noqa: PLR2004
         for i, (a, b) in enumerate(zip(dims, s.get(op.args[3]), strict=False)):
@@ -166,7 +184,6 @@ def index_write(s: Scope, op: Op) -> None:
     "bincount",
     "unique_dim",
     "_unique2",
-    "histc",
     "bucketize",
     "searchsorted",
 )
@@ -175,10 +192,29 @@ def counted(s: Scope, op: Op) -> None:
     raise Clash(f"the result of {op.name} depends on data")
 
 
+@rule("histc")
+def histc(s: Scope, op: Op) -> None:
+    """Counts; of numbers of units, one count for each unit."""
+    numbered, bins = s.numbered(op.args[0]), s.shape(op.outs[0])[0]
+    if numbered is not None and size(numbered) == bins == argument(op, 3, "max", 0) + 1:
+        s.put(op.outs[0], [numbered])
+        return
+    if numbered is not None:
+        s.pin(numbered, "its units are counted in other bins")
+    _pin_all(s, [op.args[0]], "the result of histc depends on data")
+    s.put(op.outs[0], [s.fresh(bins, "bins of a histogram")])
+
+
 @rule("one_hot")
 def one_hot(s: Scope, op: Op) -> None:
     """A new axis of class numbers."""
     classes = s.shape(op.outs[0])[-1]
+    numbered = s.numbered(op.args[0])
+    if numbered is not None and size(numbered) == classes:
+        s.put(op.outs[0], [*s.get(op.args[0]), numbered])
+        return
+    if numbered is not None:
+        s.pin(numbered, "its units are classes among others")
     s.put(op.outs[0], [*s.get(op.args[0]), s.fresh(classes, "class numbers")])
 
 
@@ -191,8 +227,13 @@ def ordered(s: Scope, op: Op) -> None:
     else:
         spots = [a for a in op.args[1:] if isinstance(a, int) and not isinstance(a, bool)]
         dim = spots[0] if spots else op.kwargs.get("dim", -1)
-    if dims:
+    if dims and op.name == "topk":
+        s.mix("topk", dims[dim])
+        s.keep(dims[dim], s.shape(op.outs[0])[dim])
+        s.number(op.outs[1], dims[dim])
+    elif dims:
         s.pin(dims[dim], f"its units are ordered by {op.name}")
+    if dims:
         dims[dim] = s.fresh(s.shape(op.outs[0])[dim], f"units ordered by {op.name}")
     for out in op.outs:
         s.put(out, dims)

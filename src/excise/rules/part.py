@@ -65,6 +65,16 @@ def split(s: Scope, op: Op) -> None:
         s.put(out, [flat(part) if i == dim else d for i, d in enumerate(dims)])
 
 
+@rule("glu")
+def glu(s: Scope, op: Op) -> None:
+    """One half, gated by the other: `(c + c) -> c`."""
+    dims = s.get(op.args[0])
+    dim = argument(op, 1, "dim", -1) % len(dims)
+    half, gate = cut_parts(dims[dim], [s.shape(op.args[0])[dim] // 2])
+    unify(half, gate)
+    s.put(op.outs[0], [flat(half) if i == dim else d for i, d in enumerate(dims)])
+
+
 @rule("slice", "slice_copy", "narrow")
 def slice_(s: Scope, op: Op) -> None:
     """A stretch of one dimension; a stride keeps the first of every `step`."""

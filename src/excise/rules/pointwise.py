@@ -132,7 +132,9 @@ def ordered(s: Scope, op: Op) -> None:
         dims = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", op.kwargs.get("dims", 0))
         along = [dims] if isinstance(dims, int) else list(dims)
     for d in along:
-        if rank:
+        if rank and op.name == "cumsum":
+            s.mix("cumsum", term[d % rank])
+        elif rank:
             s.pin(term[d % rank], f"the order of its units matters to {op.name}")
     for out in op.outs:
         s.put(out, s.get(op.inputs()[0]))

@@ -6,11 +6,12 @@ inputs. To add an operation, register a function in its family's file and add it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from excise.axes import Axis, Clash, Term, Why, flat, pin, size, unify
-from excise.trace import Op, Ref, TensorInfo, Trace
+from excise.trace import Op, Ref, TensorInfo, Trace, refs
 
 Rule: TypeAlias = "Callable[[Scope, Op], None]"
 RULES: dict[str, Rule] = {}
@@ -39,7 +40,19 @@ class Product(NamedTuple):
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of the named aten operations (no overload, no `_` suffix)."""
+    """Register a function as the rule of the named operations.
+
+    Args:
+        names: of aten operations, without overload and without the `_` of the in-place form; of
+            others (`torch.library`) with their namespace, as in `"mylib::soft_cap"`.
+
+    Example:
+        >>> import excise
+        >>> @excise.rules.rule("mylib::soft_cap")
+        ... def soft_cap(s: excise.rules.Scope, op: excise.rules.Op) -> None:
+        ...     s.put(op.outs[0], s.get(op.args[0]))  # the output has the axes of the input
+        >>> _ = RULES.pop("mylib::soft_cap")
+    """
 
     def register(function: Rule) -> Rule:
         for name in names:
@@ -57,6 +70,9 @@ class Scope:
         self.dims: list[list[Term] | None] = [None] * len(trace.tensors)
         self.mixings: list[Mixing] = []
         self.products: list[Product] = []
+        self.numbers: dict[int, Term] = {}
+        self.least: dict[Axis, int] = {}
+        self.multiple: dict[Axis, int] = {}
         self.here = 0
         self.views: set[int] = set()
         self.written: set[int] = set()
@@ -129,9 +145,74 @@ class Scope:
             if term:
                 self.mixings.append(Mixing(self.here, name, tuple(term)))
 
+    def number(self, ref: Ref, term: Term) -> None:
+        """Note that the values of a tensor are numbers of this term's units, as `topk` gives."""
+        if any(axis.pin is None for axis in term):
+            self.numbers[ref.number] = list(term)
+
+    def numbered(self, ref: Ref) -> Term | None:
+        """The term whose units a tensor's values number; None if they do not."""
+        return self.numbers.get(ref.number)
+
+    def keep(self, term: Term, count: int) -> None:
+        """Note that at least so many units of a term must stay."""
+        for axis in flat(term):
+            self.least[axis] = max(count, self.least.get(axis, 1))
+
+    def align(self, term: Term, multiple: int) -> None:
+        """Note that a kernel takes this dimension only in multiples of so many units."""
+        inner = flat(term)[-1:]
+        for axis in inner:
+            if axis.parts is not None:
+                for part in axis.parts:
+                    self.align([part], multiple)
+            elif axis.size % multiple == 0:
+                self.multiple[axis] = math.lcm(multiple, self.multiple.get(axis, 1))
+
     def macs(self, *terms: Term) -> None:
         """Count multiply-adds: the product of the lengths of all terms."""
         self.products.append(Product(self.here, tuple(axis for term in terms for axis in term)))
+
+
+CARRIED = frozenset(
+    ["view", "permute", "t", "transpose", "unsqueeze", "squeeze", "expand", "slice", "split",
+     "split_with_sizes", "select", "unbind", "chunk", "unflatten", "flatten", "repeat",
+     "repeat_interleave", "reshape", "cat", "stack", "sort", "index", "index_select", "gather"]
+)  # fmt: skip
+"""Operations whose result holds the same numbers as their first input, in other places."""
+READERS = frozenset(
+    ["index", "index_select", "gather", "scatter", "scatter_add", "one_hot", "histc", "index_add",
+     "embedding", "_unsafe_index"]
+)  # fmt: skip
+"""Operations whose rules understand an index tensor that numbers the units of an axis."""
+
+
+def follow(s: Scope, op: Op, name: str) -> None:
+    """Carry numbers of units on through an operation, or pin the axis that they number."""
+    for ref in op.inputs():
+        term = s.numbered(ref)
+        if term is None:
+            continue
+        source = refs(op.args[0]) if op.args else []
+        if name in CARRIED and ref in source:
+            if all(_same_units(term, s.numbered(other)) for other in source):
+                for out in op.outs[:1] if name == "sort" else op.outs:
+                    s.number(out, term)
+                continue
+        elif name in READERS:
+            continue
+        s.pin(term, f"the numbers of its units are used by {name}")
+
+
+def _same_units(term: Term, other: Term | None) -> bool:
+    """Whether two terms number the same units, made equal if they can be."""
+    if other is None:
+        return False
+    try:
+        unify(term, other)
+    except Clash:
+        return False
+    return True
 
 
 def broadcast(s: Scope, tensors: list[Ref], shape: tuple[int, ...]) -> list[Term]:

@@ -18,7 +18,8 @@ class TensorInfo(NamedTuple):
     """What is known of a traced tensor without its data.
 
     `name` is the qualified name of a parameter, buffer or tensor attribute; `role` is one of
-    `parameter`, `buffer`, `attribute`, `input`, `constant`, `activation`.
+    `parameter`, `buffer`, `attribute`, `input`, `constant`, `activation`; `width` is the size of
+    an element in bytes.
     """
 
     shape: tuple[int, ...]
@@ -26,6 +27,7 @@ class TensorInfo(NamedTuple):
     name: str = ""
     floating: bool = True
     boolean: bool = False
+    width: int = 4
 
 
 @dataclass(frozen=True, slots=True)

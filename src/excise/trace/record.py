@@ -26,9 +26,13 @@ from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tr
 from excise.errors import ExampleError, TraceError
 from excise.trace import provenance, skeleton
 from excise.trace.fake import Fakes
+from excise.trace.memo import uncached
 from excise.trace.program import Call, Op, Ref, TensorInfo, Trace
 from excise.trace.provenance import SizeOf, TracedInt
+from excise.trace.replay import Replay
+from excise.trace.wide import KERNELS, wider
 
+_functorch = torch._C._functorch  # noqa: SLF001 - has no public name
 _nn = torch._C._nn  # noqa: SLF001 - where torch keeps the functions that F re-exports
 WHOLE: dict[Any, str] = {
     _nn.linear: "linear",
@@ -82,6 +86,8 @@ SIZED = frozenset(
         "repeat_interleave",
         "tensor_split",
         "pad",
+        "histc",
+        "one_hot",
         "resize_",
         "randint",
         "view_as_strided",
@@ -94,6 +100,8 @@ _TORCH = torch.__path__[0]
 _HERE = __file__.rsplit("/", 2)[0]
 
 
+_READ = frozenset({"tolist", "numpy", "__array__"})
+_TOLD = _READ | {"size", "__len__", "numel"}
 _IDENTITIES = frozenset({"detach", "alias", "lift", "lift_fresh", "_to_copy", "clone"})
 """Not operations: the same units, and fake, real and widened runs differ in where they occur."""
 
@@ -142,6 +150,8 @@ class Tape(TorchDispatchMode):
         if self.paused or func.namespace == "prim":
             return self.inside(func, args, kwargs)
         name = func.overloadpacket.__name__
+        if func.namespace != "aten":
+            name = f"{func.namespace}::{name}"
         if name in _IDENTITIES or (name in _RESTRIDES and _only_unit_strides(args)):
             out = self.inside(func, args, kwargs)
             self.alias(args[0], out)
@@ -170,11 +180,19 @@ class Tape(TorchDispatchMode):
 
 
 class Recorder(Tape):
-    """Writes operations down; every tensor gets a number the first time it is seen."""
+    """Writes operations down; every tensor gets a number the first time it is seen.
 
-    def __init__(self, fakes: Fakes | None) -> None:
+    On real tensors (`fakes` is None), `replay` holds what their data decided; `wide` runs every
+    operation in float64, as a proof does.
+    """
+
+    def __init__(
+        self, fakes: Fakes | None, *, wide: bool = False, replay: Replay | None = None
+    ) -> None:
         super().__init__()
         self.fakes = fakes
+        self.wide = wide
+        self.replay = replay or Replay()
         self.numbers: dict[int, int] = {}
         self.alive: list[Tensor] = []
         self.tensors: list[TensorInfo] = []
@@ -192,7 +210,8 @@ class Recorder(Tape):
             self.alive.append(tensor)
             shape = tuple(map(int, tensor.size()))
             floating, boolean = tensor.is_floating_point(), tensor.dtype is torch.bool
-            self.tensors.append(TensorInfo(shape, role, name, floating, boolean))
+            width = tensor.element_size()
+            self.tensors.append(TensorInfo(shape, role, name, floating, boolean, width))
         return Ref(number)
 
     def alias(self, source: Tensor, out: Tensor) -> None:
@@ -212,9 +231,11 @@ class Recorder(Tape):
 
     def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation, or remember what comes out of it."""
-        return (
-            func(*args, **kwargs) if self.fakes is None else self.fakes.outcome(func, args, kwargs)
-        )
+        if self.wide:
+            func, args, kwargs = widened(self, func, args, kwargs)
+        if self.fakes is None:
+            return self.replay.outcome(func, args, kwargs)
+        return self.fakes.outcome(func, args, kwargs)
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation and write it down."""
@@ -259,6 +280,13 @@ class Whole(NamedTuple):
             return self.whole(*args, **kwargs)
 
 
+def widened(tape: Tape, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+    """An operation in float64, written in others where torch has no such kernel."""
+    kernel = KERNELS.get(func)
+    wide = func if kernel is None else Whole(tape, kernel)
+    return wide, wider(args), wider(kwargs)
+
+
 class Calls(TorchFunctionMode):
     """Sees Python calls: hands out traced sizes, keeps whole ops whole, notes calls with sizes."""
 
@@ -275,13 +303,19 @@ class Calls(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if any(map(_is_mapped, args)):  # under `vmap`: the parts are seen below it, unwrapped
+            return func(*args, **kwargs)
         if self.recorder is not None and func == _SHAPE:
             return self.sizes(args[0])
-        name = getattr(func, "__name__", "")
-        if self.recorder is not None and name in {"size", "__len__", "numel"}:
-            return self.size(name, func, args, kwargs)
+        if self.recorder is not None and name in _TOLD:
+            told = self.read if name in _READ else self.size
+            return told(name, func, args, kwargs)
         if func in WHOLE:
-            return self.whole(WHOLE[func], func, args, kwargs)
+            out = self.whole(WHOLE[func], func, args, kwargs)
+            if self.recorder is not None and name in SIZED and not self.tape.paused:
+                self.recorder.call(name, args, kwargs, out)
+            return out
         if func is torch.nn.functional.multi_head_attention_forward:
             with self:
                 return _attention_forward(*args, **kwargs)
@@ -289,6 +323,14 @@ class Calls(TorchFunctionMode):
         if self.recorder is not None and name in SIZED:
             self.recorder.call(name, args, kwargs, out)
         return out
+
+    def read(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A tensor's values handed to Python in a way that the dispatcher does not see."""
+        assert self.recorder is not None  # noqa: S101 - for the type checker
+        self.recorder.call(name, args[:1], {}, None)
+        if self.recorder.fakes is None and name == "tolist":
+            return self.recorder.replay.decide(name, lambda: func(*args, **kwargs))
+        return func(*args, **kwargs)
 
     def sizes(self, tensor: Tensor) -> torch.Size:
         """`tensor.shape`, each entry with its origin."""
@@ -320,6 +362,10 @@ class Calls(TorchFunctionMode):
         if self.tape.paused:
             return func(*args, **kwargs)
         return self.tape.step(name, Whole(self.tape, func), args, kwargs)
+
+
+def _is_mapped(value: Any) -> bool:
+    return isinstance(value, Tensor) and _functorch.is_functorch_wrapped_tensor(value)
 
 
 def _unwrapped(function: Any) -> Callable[..., Any]:
@@ -428,6 +474,17 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """The settings of torch that a run changes, changed once around several runs side by side.
+
+    Each run restores what it found. Of runs that overlap, the last to end would restore what the
+    first one had set.
+    """
+    with slow_path(), _no_fake_log():
+        yield
+
+
 def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     """Run a model under a tape.
 
@@ -436,7 +493,10 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     """
     calls = Calls(tape)
     try:
-        with slow_path(), _no_fake_log(), _module_paths(model, tape), torch.no_grad(), calls, tape:
+        with (
+            slow_path(), _no_fake_log(), _module_paths(model, tape), uncached(), torch.no_grad(),
+            calls, tape,
+        ):  # fmt: skip
             return model(*args, **kwargs)
     except TraceError:
         raise
@@ -457,39 +517,64 @@ def _raised_at(error: BaseException) -> str:
     return place
 
 
-Example = tuple["Fakes | None", tuple[Any, ...], dict[str, Any]]
+class Example(NamedTuple):
+    """The example input as a rehearsal needs it: fake where possible (`mode`)."""
+
+    mode: Fakes | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    script: list[tuple[str, Any]]
 
 
 def record(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    wide: bool = False,
+    real: bool = False,
+    script: list[tuple[str, Any]] | None = None,
 ) -> tuple[Trace, Example]:
     """Trace a model on fake tensors; where its control flow needs data, on real ones.
 
     Not touched: the model's weights, buffers, mode, hooks, gradients and attributes, torch's
     random state, and the inputs.
 
+    Args:
+        model: any plain module.
+        args: its inputs.
+        kwargs: its keyword inputs.
+        wide: run every operation in float64.
+        real: use real tensors in any case.
+        script: what data decided in an earlier run (`Example.script`), to be decided again.
+
     Returns:
-        The trace, and the example input as a rehearsal needs it (fake where possible).
+        The trace, and the example input as a rehearsal needs it.
 
     Raises:
         UnsupportedModelError: what was passed is not a plain module.
         ExampleError: the model does not run on these inputs.
     """
     skeleton.check(model)
-    mode = Fakes()
-    thin = tree_map_only(
-        Tensor, lambda t: mode.from_tensor(t.detach(), static_shapes=True), (args, kwargs)
-    )
-    try:
-        return trace_on(skeleton.fake(model, mode), Recorder(mode), *thin), (mode, *thin)
-    except ExampleError as error:
-        copies = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+    error: ExampleError | None = None
+    if not real:
+        mode = Fakes()
+        thin, thinner = tree_map_only(
+            Tensor, lambda t: mode.from_tensor(t.detach(), static_shapes=True), (args, kwargs)
+        )
         try:
-            with torch.random.fork_rng(devices=[]):
-                found = trace_on(skeleton.copied(model, {}), Recorder(None), *copies)
-        except ExampleError as real:
-            raise real from error
-        return found, (None, *copies)
+            found = trace_on(skeleton.fake(model, mode), Recorder(mode, wide=wide), thin, thinner)
+            return found, Example(mode, thin, thinner, [])
+        except ExampleError as fake:
+            error = fake
+    own, named = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, kwargs))
+    recorder = Recorder(None, wide=wide, replay=Replay(script))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            found = trace_on(skeleton.copied(model, {}), recorder, own, named)
+    except ExampleError as failed:
+        raise failed from error
+    return found, Example(None, own, named, recorder.replay.seen)
 
 
 def trace_on(

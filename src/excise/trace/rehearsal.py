@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,16 +14,21 @@ from excise.trace import skeleton
 from excise.trace.fake import Fakes
 from excise.trace.program import Trace
 from excise.trace.record import Recorder, trace_on
+from excise.trace.replay import Replay
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A model and the shapes of its example input; `mode` is None where real data is needed."""
+    """A model and the shapes of its example input; `mode` is None where real data is needed.
+
+    `script` is what that data decided, to be decided again.
+    """
 
     model: nn.Module
     mode: Fakes | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    script: list[tuple[str, Any]] = field(default_factory=list)
 
     def rehearse(
         self, shapes: Mapping[str, tuple[int, ...]], attributes: Iterable[tuple[str, str, int]]
@@ -53,7 +58,7 @@ class Stage:
         bones = skeleton.copied(self.model, memo)
         for module, path, new in attributes:
             skeleton.write(bones.get_submodule(module), path, new)
-        recorder = Recorder(self.mode)
+        recorder = Recorder(self.mode, replay=Replay(self.script))
         try:
             return trace_on(bones, recorder, self.args, self.kwargs), None
         except ExampleError as error:

@@ -1,0 +1,146 @@
+"""What is done to one model: trace, plan, cut, prove; what a suite wants to know besides; a row."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+from job import peak_mib
+from torch import nn
+
+import excise
+from excise.axes import leaves
+
+KEEP_MACS = 0.5
+NOISE = 0.02
+SUITES = ("torchvision", "timm", "transformers", "other", "micro")
+VERIFIED = ("verified-exact", "verified-with-mixing")
+OUTCOMES = (
+    *VERIFIED, "shape-checked", "refused", "wrong", "exception", "timeout", "memory",
+    "does not run uncut",
+)  # fmt: skip
+
+
+def suite(name: str) -> Any:
+    """The module of a suite."""
+    return importlib.import_module(f"suites.{name}")
+
+
+def disturb(model: nn.Module) -> None:
+    """Add noise to every parameter, and move the running statistics off their initial values.
+
+    Else a zero-initialised head or layer scale would make the proof say nothing.
+    """
+    source = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.add_(NOISE * torch.randn(parameter.shape, generator=source))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(0.1 * torch.randn(buffer.shape, generator=source))
+            elif name.endswith("running_var"):
+                buffer.mul_(0.5 + torch.rand(buffer.shape, generator=source))
+
+
+def attempt(name: str, model_name: str, tool: Callable[..., None] | None = None) -> dict[str, Any]:
+    """Do to one model what a user would do, and say what came of it.
+
+    Args:
+        name: the suite.
+        model_name: a model of it.
+        tool: what to do; `cut` if nothing is given, Torch-Pruning's way in `peer`.
+    """
+    row: dict[str, Any] = {"suite": name, "model": model_name}
+    try:
+        model, args, kwargs = suite(name).build(model_name)
+        disturb(model)
+        state = torch.random.get_rng_state()
+        with torch.no_grad():
+            model(*args, **kwargs)
+        torch.random.set_rng_state(state)
+    except Exception as error:  # noqa: BLE001 - not ours: the model itself does not run here
+        return row | {"outcome": "does not run uncut", "reason": told(error)}
+    row["params"] = sum(p.numel() for p in model.parameters())
+    row["rss_built_mib"] = peak_mib()
+    try:
+        (tool or cut)(row, model, args, kwargs)
+    except excise.ExciseError as error:
+        row |= {"outcome": "refused", "reason": told(error)}
+    except Exception as error:  # noqa: BLE001 - any other exception is what this benchmark looks for
+        row |= {
+            "outcome": "exception",
+            "reason": told(error),
+            "traceback": traceback.format_exc()[-4000:],
+        }
+    return row
+
+
+def told(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
+def cut(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Trace, halve the MACs, cut and prove."""
+    start = perf_counter()
+    graph = excise.trace(model, *args, **kwargs)
+    traced = perf_counter()
+    row["trace_s"] = traced - start
+    row["cuttable_share"] = graph.cuttable_share()
+    row["groups"], row["pins"] = len(graph.groups), len(graph.pins)
+    row["held"] = held(graph)
+    row["macs"] = graph.macs()
+    try:
+        plan = excise.plan(graph, excise.scores.magnitude(model, graph), keep_macs=KEEP_MACS)
+    except excise.errors.UnreachableTargetError as error:
+        row["reachable"] = getattr(error, "reachable", None)
+        row["why"] = list(getattr(error, "reasons", ()))[:5]
+        raise
+    row["plan_s"] = perf_counter() - traced
+    small = excise.remove(model, plan)
+    row["kept_params"] = sum(p.numel() for p in small.parameters())
+    row["kept_macs"] = excise.trace(small, *args, **kwargs).macs() / (row["macs"] or 1)
+    row["rss_cut_mib"] = peak_mib()
+    start = perf_counter()
+    verdict = excise.verify(model, small, plan, *args, **kwargs)
+    row["verify_s"] = perf_counter() - start
+    judge(row, verdict)
+    more = getattr(suite(row["suite"]), "more", None)
+    if more is not None and row["outcome"] in VERIFIED:
+        more(row, model, small, plan, args, kwargs)
+
+
+def judge(row: dict[str, Any], verdict: excise.Verdict) -> None:
+    """Write a verdict into a row; what runs with the right shapes but is not proved says so."""
+    row["worst"] = verdict.worst
+    row["mixing"] = Counter(name.partition(" ")[0] for name in verdict.mixing)
+    if verdict.passed:
+        mixed = verdict.kind == "exact-with-mixing"
+        row["outcome"] = "verified-with-mixing" if mixed else "verified-exact"
+    else:
+        row["outcome"] = "shape-checked" if verdict.kind == "unproved" else "wrong"
+        row["reason"] = str(verdict).splitlines()[0]
+
+
+def held(graph: excise.AxisGraph) -> dict[str, int]:
+    """Reason -> parameters on no axis that may be cut, by the pin of their longest axis."""
+    out: Counter[str] = Counter()
+    for ref in set(graph.trace.names.values()):
+        info = graph.scope.info(ref)
+        if info.role != "parameter":
+            continue
+        found = [leaf for term in graph.scope.get(ref) for leaf in leaves(term)]
+        if any(leaf.pin is None for leaf in found):
+            continue
+        count = 1
+        for length in info.shape:
+            count *= length
+        longest = max(found, key=lambda leaf: leaf.size, default=None)
+        out[longest.pin.reason if longest and longest.pin else "a single number"] += count
+    return dict(out.most_common(6))

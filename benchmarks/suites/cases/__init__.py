@@ -1,0 +1,1 @@
+"""Micro cases, one file for each kind; `suites.micro` loads them."""

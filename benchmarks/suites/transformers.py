@@ -1,0 +1,226 @@
+"""Model families of transformers from small configurations, by rules that hold for all of them.
+
+Of a default configuration, and of the configurations inside it, every int that has a small value in
+`SMALL` takes it. The first head that the family has (causal, masked, sequence to sequence, none)
+and the first candidate input that runs are taken. `families.py` writes down which families that
+builds, and which not, with the reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import vision
+from torch import Tensor, nn
+
+DATA = Path(__file__).parents[1] / "data" / "transformers_families.json"
+LARGEST = 12_000_000  # parameters; a family that stays larger has fixed sizes that are not small
+SMALL = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "embed_dim"), 64),
+    **dict.fromkeys(("projection_dim", "decoder_hidden_size", "qformer_hidden_size"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 2),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_decoder_layers"), 2),
+    **dict.fromkeys(("num_encoder_layers", "decoder_num_hidden_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "decoder_num_attention_heads"), 2),
+    **dict.fromkeys(("head_dim", "d_kv"), 16),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "encoder_ffn_dim"), 96),
+    **dict.fromkeys(("decoder_ffn_dim", "hidden_dim", "n_inner", "decoder_intermediate_size"), 96),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 48),
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk", "moe_k"), 2),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
+    "vocab_size": 199,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "state_size": 8,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_mel_bins": 16,
+    "max_source_positions": 32,
+    "image_token_id": 7,
+    "image_token_index": 7,
+    "video_token_id": 8,
+    "audio_token_id": 9,
+    "audio_token_index": 9,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_d_state": 8,
+    "n_mamba_heads": 2,
+}
+"""Attribute of a configuration -> small value; only where the default is an int."""
+VARIANTS: tuple[dict[str, int | None], ...] = (
+    {},
+    {"head_dim": None, "d_kv": None},
+    {"num_key_value_heads": None},
+    {"num_key_value_heads": 4, "head_dim": 8, "rotary_dim": 8},
+    {"head_dim": None, "num_key_value_heads": None, "n_group": None, "topk_group": None},
+    {"head_dim": 32, "num_heads": 4, "rotary_dim": 8, "dim": 128},
+    {"patch_size": None, "image_size": None},
+    {"num_hidden_layers": None, "num_layers": None, "n_layers": None},
+    {"state_size": None, "hidden_size": None, "num_attention_heads": None, "head_dim": None},
+    {"max_position_embeddings": None, "n_positions": None, "qk_rope_head_dim": None},
+)
+"""Changes to `SMALL`, in the order in which they are tried; None leaves the default."""
+
+
+def prepare() -> None:
+    """Import what building takes."""
+    heads()
+
+
+def names() -> list[str]:
+    """Every family in `transformers_families.json`."""
+    return [f["family"] for f in json.loads(DATA.read_text())["families"]]
+
+
+def build(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """The family with its small configuration, as recorded, and an input."""
+    found = json.loads(DATA.read_text())["families"]
+    row = next(f for f in found if f["family"] == name)
+    model = made(name, row["head"], VARIANTS[row["variant"]])
+    given = list(candidates(model))[row["input"]]
+    return model, (), given
+
+
+def quiet() -> None:
+    """Import transformers without its log."""
+    vision.prepare()
+    import transformers  # noqa: PLC0415 - after vision.prepare()
+
+    transformers.logging.set_verbosity_error()
+
+
+def configuration(cls: Any, change: dict[str, int | None]) -> Any:
+    """A small configuration of a class."""
+    return cls(**_small(cls(), change))
+
+
+def _small(config: Any, change: dict[str, int | None]) -> dict[str, Any]:
+    """The overrides for a configuration, those of the configurations inside it included."""
+    found: dict[str, Any] = {}
+    for key, value in (SMALL | change).items():
+        present = vars(config).get(key, getattr(type(config), key, None))
+        if value is not None and type(present) is int:
+            found[key] = value
+    attributes = vars(config)
+    for key in getattr(type(config), "sub_configs", {}):
+        inner = attributes.get(key)
+        if hasattr(inner, "to_dict"):
+            plain = inner.to_dict()
+            found[key] = {**_restated(plain, inner, change)}
+    return found
+
+
+def _restated(plain: dict[str, Any], inner: Any, change: dict[str, int | None]) -> dict[str, Any]:
+    """What an inner configuration says of itself, without what follows from the old sizes."""
+    derived = {"transformers_version", "layer_types", "rope_parameters", "mlp_layer_types"}
+    return {k: v for k, v in plain.items() if k not in derived} | _small(inner, change)
+
+
+def heads() -> dict[str, Any]:
+    """Head name -> auto class, in the order in which they are tried."""
+    quiet()
+    import transformers  # noqa: PLC0415
+
+    return {
+        "speech": transformers.AutoModelForSpeechSeq2Seq,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+        "image-text": transformers.AutoModelForImageTextToText,
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+        "ctc": transformers.AutoModelForCTC,
+        "image": transformers.AutoModelForImageClassification,
+        "base": transformers.AutoModel,
+    }
+
+
+def made(name: str, head: str, change: dict[str, int | None]) -> nn.Module:
+    """One family with one head, seeded, in eval mode."""
+    auto = heads()[head]
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    model: nn.Module = auto.from_config(configuration(CONFIG_MAPPING[name], change)).eval()
+    return model
+
+
+def tokens(length: int = 12) -> Tensor:
+    """Token numbers that are no special ones."""
+    return torch.randint(20, 150, (1, length), generator=torch.Generator().manual_seed(2))
+
+
+def candidates(model: Any) -> Iterator[dict[str, Any]]:
+    """Inputs that a model of this signature may take, simplest first."""
+    known = set(inspect.signature(model.forward).parameters)
+    config = model.config
+    more: dict[str, Any] = {"use_cache": False} if "use_cache" in known else {}
+    if "decoder_input_ids" in known:
+        more["decoder_input_ids"] = tokens(7)
+    main = str(model.main_input_name)
+    if main == "input_ids" and "input_ids" in known:
+        yield {"input_ids": tokens(), **more}
+    if "pixel_values" in known:
+        yield from _images(known, config, more)
+    if "input_values" in known:
+        for shape in ((1, 4000), (1, 1, 4000), (1, 1024, 128)):
+            yield {"input_values": _noise(*shape), **more}
+    if "input_features" in known:
+        bins = int(_find(config, "num_mel_bins") or _find(config, "feature_size") or 80)
+        frames = 2 * int(_find(config, "max_source_positions") or 32)
+        for shape in ((1, bins, frames), (1, frames, bins), (1, frames, 160)):
+            yield {"input_features": _noise(*shape), **more}
+
+
+def _images(known: set[str], config: Any, more: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    size = _find(config, "image_size") or 32
+    high, wide = size if isinstance(size, (list, tuple)) else (size, size)
+    channels = int(_find(config, "num_channels") or 3)
+    frames = int(_find(config, "num_frames") or 2)
+    patch = _find(config, "patch_size") or 8
+    patch = int(patch[0] if isinstance(patch, (list, tuple)) else patch)
+    image = _noise(1, channels, int(high), int(wide))
+    if "input_ids" not in known:
+        yield {"pixel_values": image, **more}
+        yield {"pixel_values": _noise(1, channels, 224, 224), **more}
+        yield {"pixel_values": _noise(1, frames, channels, int(high), int(wide)), **more}
+        return
+    yield {"input_ids": tokens(), "pixel_values": image, **more}
+    place = _find(config, "image_token_id") or _find(config, "image_token_index")
+    if place is not None:
+        count = (int(high) // patch) * (int(wide) // patch)
+        for n in (count, count + 1, count // 4):
+            words = torch.cat([tokens(4), torch.full((1, n), int(place)), tokens(4)], 1)
+            yield {"input_ids": words, "pixel_values": image, **more}
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+def _find(config: Any, name: str) -> Any:
+    """An attribute of a configuration or of one inside it."""
+    if vars(config).get(name) is not None:
+        return vars(config)[name]
+    for key in getattr(type(config), "sub_configs", {}):
+        inner = vars(config).get(key)
+        found = _find(inner, name) if hasattr(inner, "to_dict") else None
+        if found is not None:
+            return found
+    return None
