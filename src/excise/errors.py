@@ -23,6 +23,7 @@ ExciseError
 │   ├── ForeignFileError         a sound file that excise did not write for this model
 │   └── NewerFileError           written by a later version of excise
 ├── MeasureError               a quantity cannot be measured
+├── CalibrationError           calibration data is no input of the model, or too little
 └── RequestError               the command line or the demo is asked for what is not there
 
 Each class is a record: its fields are the facts, its message is rendered from them in one order:
@@ -350,6 +351,20 @@ class MeasureError(ExciseError, RuntimeError):
         return (
             f"{self.quantity} cannot be measured: {self.reason}.\n"
             f"  do: pass inputs with which `model(*inputs, **kwargs)` works."
+        )
+
+
+@dataclass(eq=False)
+class CalibrationError(ExciseError, ValueError):
+    """Calibration data that the model cannot take, or that is too little to fit anything."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"the calibration data cannot be used: {self.problem}.\n"
+            f"  do: pass a tensor, a list of batches or a data loader whose batches are inputs "
+            f"like the example, labels last or under another name."
         )
 
 

@@ -1,0 +1,20 @@
+"""Calibration: what a model's operations see on a user's own data."""
+
+from excise.calibration.consumer import Consumer, columns_of, consumers
+from excise.calibration.data import Batch, batches
+from excise.calibration.lane import Lanes, Visit
+from excise.calibration.moment import Moments, thinned
+from excise.calibration.watch import watch
+
+__all__ = [
+    "Batch",
+    "Consumer",
+    "Lanes",
+    "Moments",
+    "Visit",
+    "batches",
+    "columns_of",
+    "consumers",
+    "thinned",
+    "watch",
+]

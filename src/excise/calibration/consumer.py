@@ -1,0 +1,196 @@
+"""Consumers: the operations in which a parameter sums an activation's units away.
+
+A linear layer or a convolution reads its input as rows of features, one row for each position, and
+computes `rows @ matrix.T + bias`. What a unit is worth, and what a removed unit leaves to repair,
+is decided here: at the consumer's input, after every activation, norm, gate and pool between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from excise.axes import Axis, Term, flat
+from excise.graph import AxisGraph
+from excise.rules import Scope
+from excise.trace import Op, Ref
+
+
+class Consumer(NamedTuple):
+    """One such operation.
+
+    Attributes:
+        op: its number in the trace.
+        source: the activation that it reads.
+        weight: the parameter's qualified name.
+        bias: that of its bias; empty if it has none.
+        turned: the weight is stored as (in, out), as `addmm` takes it.
+        kernel: sizes of a convolution's kernel; empty for a linear layer.
+        stride: of a convolution.
+        padding: of a convolution, on both sides.
+        dilation: of a convolution.
+        groups: of a convolution.
+    """
+
+    op: int
+    source: Ref
+    weight: str
+    bias: str = ""
+    turned: bool = False
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        """What decides the rows: consumers with the same reading share their statistics."""
+        shape = (self.kernel, self.stride, self.padding, self.dilation, self.groups)
+        return (self.source.number, *shape)
+
+    def read(self, args: tuple[Any, ...]) -> Tensor:
+        """The activation among the operation's arguments."""
+        found = args[1] if self.turned else args[0]
+        assert isinstance(found, Tensor)  # noqa: S101 - for the type checker
+        return found
+
+    def features(self, tensor: Tensor) -> Tensor:
+        """The rows that the operation reads: (groups, rows, features), im2col for convolutions."""
+        if not self.kernel:
+            return tensor.reshape(1, -1, tensor.shape[-1])
+        rank = len(self.kernel)
+        x = tensor if tensor.dim() == rank + 2 else tensor[None]
+        if math.prod(self.kernel) == 1 and not any(self.padding):
+            for dim, step in enumerate(self.stride):
+                x = x[(slice(None),) * (dim + 2) + (slice(None, None, step),)]
+            columns = x.flatten(2)
+        else:
+            x = x if rank > 1 else x[..., None, :]
+            ones, zeros = (1,) * (2 - rank), (0,) * (2 - rank)
+            columns = functional.unfold(
+                x,
+                kernel_size=(*ones, *self.kernel),
+                dilation=(*ones, *self.dilation),
+                padding=(*zeros, *self.padding),
+                stride=(*ones, *self.stride),
+            )
+        batch, width, places = columns.shape
+        split = columns.view(batch, self.groups, width // self.groups, places)
+        return split.permute(1, 0, 3, 2).reshape(self.groups, batch * places, -1)
+
+    def targets(self, tensor: Tensor) -> Tensor:
+        """An output of the operation in the same rows: (groups, rows, outputs)."""
+        if not self.kernel:
+            return tensor.reshape(1, -1, tensor.shape[-1])
+        x = tensor if tensor.dim() == len(self.kernel) + 2 else tensor[None]
+        split = x.reshape(x.shape[0], self.groups, x.shape[1] // self.groups, -1)
+        return split.permute(1, 0, 3, 2).reshape(self.groups, -1, split.shape[2])
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """The weight as (groups, outputs, features)."""
+        if self.turned:
+            return weight.T[None]
+        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
+
+    def weight_of(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `matrix`, in the shape and dtype of `like`."""
+        flat_matrix = matrix[0].T if self.turned else matrix
+        return flat_matrix.reshape(like.shape).to(like.dtype)
+
+    def channels(self, scope: Scope) -> Term:
+        """The dimension of its input that is summed away."""
+        dims = scope.get(self.source)
+        return dims[-len(self.kernel) - 1] if self.kernel else dims[-1]
+
+    def units(self, scope: Scope, axis: Axis) -> Tensor | None:
+        """Which unit of an axis each feature of a group belongs to, -1 for none; None without it.
+
+        For a grouped convolution the features of one group, if the axis lies inside the groups.
+        """
+        columns = columns_of(self.channels(scope), axis)
+        if columns is None:
+            return None
+        if self.groups > 1:
+            rows = columns.view(self.groups, -1)
+            if not bool((rows == rows[0]).all()):
+                return None
+            columns = rows[0]
+        return columns.repeat_interleave(math.prod(self.kernel)) if self.kernel else columns
+
+
+def columns_of(term: Term, axis: Axis) -> Tensor | None:
+    """Which unit of an axis each index of a dimension belongs to: -1 for none; None without it."""
+    found = _columns(term, axis)
+    return found if bool((found >= 0).any()) else None
+
+
+def _columns(term: Term, axis: Axis) -> Tensor:
+    out = torch.full((1,), -1)
+    for factor in flat(term):
+        if factor is axis:
+            inner = torch.arange(factor.size)
+        elif factor.parts is not None:
+            parts = [
+                _columns([p], axis) if flat([p]) else torch.full((p.size,), -1)
+                for p in factor.parts
+            ]
+            inner = torch.cat(parts)
+        else:
+            inner = torch.full((factor.size,), -1)
+        out = torch.maximum(out[:, None], inner[None, :]).reshape(-1)
+    return out
+
+
+def consumers(graph: AxisGraph) -> list[Consumer]:
+    """Every consumer of a traced model, in order of execution.
+
+    Left out: weights that are computed (weight norm), read by more than one operation (shared
+    modules) or transposed convolutions; removal there is not repaired.
+    """
+    found = [c for number, op in enumerate(graph.trace.ops) for c in _read(graph, number, op)]
+    uses: dict[str, int] = {}
+    stored = {ref: name for name, ref in reversed(graph.trace.names.items())}
+    for op in graph.trace.ops:
+        for ref in op.inputs():
+            if ref in stored:
+                uses[stored[ref]] = uses.get(stored[ref], 0) + 1
+    return [c for c in found if uses[c.weight] == 1]
+
+
+def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
+    names = {ref: name for name, ref in reversed(graph.trace.names.items())}
+    info = graph.scope.info
+
+    def parameter(ref: Any) -> str:
+        known = isinstance(ref, Ref) and info(ref).role == "parameter"
+        return names.get(ref, "") if known else ""
+
+    args = list(op.args)
+    if op.name == "linear":
+        weight = args[1] if len(args) > 1 else op.kwargs.get("weight")
+        bias = args[2] if len(args) > 2 else op.kwargs.get("bias")  # noqa: PLR2004
+        if parameter(weight):
+            yield Consumer(number, args[0], parameter(weight), parameter(bias))
+    elif op.name == "addmm":
+        if parameter(args[2]) and parameter(args[0]):
+            yield Consumer(number, args[1], parameter(args[2]), parameter(args[0]), turned=True)
+    elif op.name == "convolution":
+        source, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
+        if not parameter(weight) or transposed:
+            return
+        shape = graph.scope.shape(weight)
+        rank = len(shape) - 2
+        depthwise = groups > 1 and shape[1] == 1
+        if depthwise or rank > 2:  # noqa: PLR2004 - unfold knows images and sequences
+            return
+        wide = [tuple(v) * rank if len(v) == 1 else tuple(v) for v in (stride, padding, dilation)]
+        yield Consumer(
+            number, source, parameter(weight), parameter(bias), kernel=tuple(shape[2:]),
+            stride=wide[0], padding=wide[1], dilation=wide[2], groups=int(groups),
+        )  # fmt: skip

@@ -1,0 +1,203 @@
+"""Run one model on many batches side by side, and stop all of them before chosen operations.
+
+Each batch has a thread of its own, but only one of them runs at a time: whoever waits for the
+others has handed the baton on. At a stop every batch has arrived at the same operation, so that its
+inputs are known for the whole calibration set, and a weight can be changed before anyone reads it.
+What is held meanwhile are the live activations of each batch, as in a single large batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from excise.calibration.data import Batch
+from excise.errors import ExampleError
+from excise.trace import Op
+from excise.trace.record import Tape, run, settled
+from excise.trace.skeleton import copied, named_tensors
+
+
+@dataclass
+class Visit:
+    """One operation of one batch, about to run.
+
+    Attributes:
+        number: the operation's number in the trace.
+        func: what to call.
+        args: with real tensors.
+        kwargs: the same.
+        kept: outputs of earlier operations that were asked for, by number.
+        result: what the operation gives; None before it has run.
+    """
+
+    number: int
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    kept: dict[int, Any]
+    result: Any = None
+
+    def run(self) -> Any:
+        """Run the operation, once; whoever stops here may replace the result."""
+        if self.result is None:
+            self.result = self.func(*self.args, **self.kwargs)
+        return self.result
+
+
+class _Cancelled(BaseException):
+    """Unwinds the thread of a batch that nobody waits for any more."""
+
+
+@dataclass
+class _Baton:
+    """Who may run: a batch, by its place, or the conductor (-1)."""
+
+    turn: int = -1
+    cancelled: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def pass_to(self, place: int) -> None:
+        with self.changed:
+            self.turn = place
+            self.changed.notify_all()
+
+    def wait_for(self, place: int) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.turn == place or (self.cancelled and place >= 0))
+        if self.cancelled and place >= 0:
+            raise _Cancelled
+
+
+class _Stepper(Tape):
+    """Counts operations, keeps the outputs that are asked for, and stops before chosen ones."""
+
+    def __init__(
+        self,
+        ops: Sequence[Op],
+        stops: Collection[int],
+        keep: Collection[int],
+        stop: Callable[[Visit], None],
+    ) -> None:
+        super().__init__()
+        self.ops, self.stops, self.keep, self.stop = ops, stops, keep, stop
+        self.kept: dict[int, Any] = {}
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation, after a stop if one was asked for."""
+        number = self.count
+        self.count += 1
+        if number >= len(self.ops) or self.ops[number].name != name:
+            raise ExampleError(
+                self.module, "", f"with this batch the model takes another path at {name}"
+            )
+        if number in self.stops:
+            visit = Visit(number, func, args, kwargs, self.kept)
+            with self.pause():
+                self.stop(visit)
+                out = visit.run()
+        else:
+            out = func(*args, **kwargs)
+        if number in self.keep:
+            self.kept[number] = out
+        return out
+
+
+class Lanes:
+    """A model on many batches, all at the same operation."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        ops: Sequence[Op],
+        stops: Collection[int],
+        keep: Collection[int] = (),
+    ) -> None:
+        """Start at the first operation.
+
+        Args:
+            model: in the mode in which it is to run. Its parameters are read as they are at that
+                moment; its attributes are not touched, each batch runs on a shell of its own.
+            batches: the calibration data, all held while the lanes run.
+            ops: the operations of its trace; a batch that leaves this path is refused.
+            stops: numbers of operations to stop before.
+            keep: numbers of operations whose outputs are kept until they are dropped.
+        """
+        self._baton = _Baton()
+        self._settings = contextlib.ExitStack()
+        self._settings.enter_context(settled())  # torch's own, shared by all threads
+        self._visits: list[Visit | None] = [None] * len(batches)
+        self._errors: list[BaseException | None] = [None] * len(batches)
+        self._threads = []
+        for place, (args, kwargs) in enumerate(batches):
+            tape = _Stepper(ops, stops, keep, functools.partial(self._stop, place))
+            shell = copied(model, {id(t): t for _, t in named_tensors(model)})
+            thread = threading.Thread(
+                target=self._drive, args=(place, shell, tape, args, kwargs), daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _drive(self, place: int, model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> None:
+        try:
+            self._baton.wait_for(place)
+            with torch.no_grad():
+                run(model, tape, args, kwargs)
+        except _Cancelled:
+            return
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            self._errors[place] = error
+        self._visits[place] = None
+        self._baton.pass_to(-1)
+
+    def _stop(self, place: int, visit: Visit) -> None:
+        self._visits[place] = visit
+        self._baton.pass_to(-1)
+        self._baton.wait_for(place)
+
+    def advance(self) -> list[Visit] | None:
+        """Let every batch run to its next stop; None once all have ended.
+
+        Raises:
+            ExampleError: a batch does not run, or leaves the traced path.
+        """
+        for place in range(len(self._threads)):
+            if self._threads[place].is_alive():
+                self._baton.pass_to(place)
+                self._baton.wait_for(-1)
+            error = self._errors[place]
+            if error is not None:
+                self.close()
+                raise error
+        found = [visit for visit in self._visits if visit is not None]
+        if len(found) not in {0, len(self._visits)} or len({v.number for v in found}) > 1:
+            self.close()
+            raise ExampleError("", "", "the batches take different paths through the model")
+        return found or None
+
+    def close(self) -> None:
+        """End every batch where it stands."""
+        with self._baton.changed:
+            self._baton.cancelled = True
+            self._baton.changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._settings.close()
+
+    def __enter__(self) -> Lanes:  # noqa: PYI034 - `Self` is younger than Python 3.10
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        while (visits := self.advance()) is not None:
+            yield visits

@@ -1,0 +1,79 @@
+"""Moments: counts, means and second moments of rows, added up batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_WIDE = 2048
+"""Up to this many features sums are kept in float64; beyond, memory matters more."""
+
+
+@dataclass
+class Moments:
+    """Sums over rows of features `x` and, if there are any, targets `t`.
+
+    Attributes:
+        count: rows so far.
+        x: sum of features, (groups, features).
+        xx: sum of outer products, (groups, features, features).
+        t: sum of targets, (groups, outputs); None without targets.
+        xt: sum of products, (groups, features, outputs).
+        tt: sum of squares, (groups, outputs).
+    """
+
+    count: int
+    x: Tensor
+    xx: Tensor
+    t: Tensor | None = None
+    xt: Tensor | None = None
+    tt: Tensor | None = None
+
+    @classmethod
+    def of(cls, rows: Tensor, targets: Tensor | None = None) -> Moments:
+        """Moments of one batch: (groups, rows, features) and (groups, rows, outputs)."""
+        dtype = torch.float64 if rows.shape[-1] <= _WIDE else torch.float32
+        rows = rows.float()
+        flipped = rows.mT
+        first = cls(rows.shape[1], rows.sum(1).to(dtype), (flipped @ rows).to(dtype))
+        if targets is not None:
+            targets = targets.float()
+            first.t = targets.sum(1).to(dtype)
+            first.xt = (flipped @ targets).to(dtype)
+            first.tt = targets.square().sum(1).to(dtype)
+        return first
+
+    def add(self, other: Moments) -> None:
+        """Add another batch, in place."""
+        self.count += other.count
+        for name in ("x", "xx", "t", "xt", "tt"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None and theirs is not None:
+                mine += theirs
+
+    def mean(self) -> Tensor:
+        """Mean of the features, (groups, features)."""
+        return self.x / self.count
+
+    def second(self) -> Tensor:
+        """Second moment of the features, not centred."""
+        return self.xx / self.count
+
+    def covariance(self) -> Tensor:
+        """Covariance of the features, (groups, features, features)."""
+        mean = self.mean()
+        return self.second() - mean[:, :, None] * mean[:, None, :]
+
+
+def thinned(rows: Tensor, most: int, seed: int) -> Tensor:
+    """At most so many rows of (groups, rows, features), the same ones for the same seed and count.
+
+    Neighbouring positions of one image say nearly the same, so a share of them is enough.
+    """
+    count = rows.shape[1]
+    if count <= most:
+        return rows
+    source = torch.Generator().manual_seed(seed)
+    return rows[:, torch.randperm(count, generator=source)[:most].to(rows.device)]

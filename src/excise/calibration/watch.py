@@ -1,0 +1,80 @@
+"""Watch a dense model run: the moments of everything that its consumers read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from excise.calibration.consumer import Consumer
+from excise.calibration.data import Batch
+from excise.calibration.moment import Moments, thinned
+from excise.errors import ExampleError
+from excise.trace import Op
+from excise.trace.record import Tape, run
+from excise.trace.skeleton import copied, named_tensors
+
+
+class _Watcher(Tape):
+    """Hands the input of chosen operations to `see`."""
+
+    def __init__(self, ops: Sequence[Op], by_op: dict[int, Consumer], see: Any) -> None:
+        super().__init__()
+        self.ops, self.by_op, self.see = ops, by_op, see
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation, after a look at what it reads."""
+        number = self.count
+        self.count += 1
+        if number >= len(self.ops) or self.ops[number].name != name:
+            reason = f"with this batch the model takes another path at {name}"
+            raise ExampleError(self.module, "", reason)
+        consumer = self.by_op.get(number)
+        if consumer is not None:
+            with self.pause():
+                self.see(consumer, consumer.read(args))
+        return func(*args, **kwargs)
+
+
+def watch(
+    model: nn.Module,
+    ops: Sequence[Op],
+    consumers: Iterable[Consumer],
+    batches: Iterable[Batch],
+    *,
+    rows: int,
+) -> dict[tuple[Any, ...], Moments]:
+    """Run a model on every batch and add up the moments of what its consumers read.
+
+    One pass over the data, one batch in memory at a time; consumers with the same reading share.
+
+    Args:
+        model: in the mode in which it is to run. Not touched; it runs as a shell that shares its
+            tensors.
+        ops: the operations of its trace.
+        consumers: which to watch.
+        batches: the calibration data.
+        rows: at most this many positions of each batch, drawn alike in every run.
+
+    Returns:
+        Reading -> moments.
+
+    Raises:
+        ExampleError: a batch does not run, or leaves the traced path.
+    """
+    found: dict[tuple[Any, ...], Moments] = {}
+    by_op = {c.op: c for c in {c.reading: c for c in consumers}.values()}
+    for place, batch in enumerate(batches):
+
+        def see(consumer: Consumer, tensor: Tensor, place: int = place) -> None:
+            seen = Moments.of(thinned(consumer.features(tensor), rows, place))
+            known = found.setdefault(consumer.reading, seen)
+            if known is not seen:
+                known.add(seen)
+
+        shell = copied(model, {id(t): t for _, t in named_tensors(model)})
+        with torch.no_grad():
+            run(shell, _Watcher(ops, by_op, see), batch.args, batch.kwargs)
+    return found

@@ -1,0 +1,239 @@
+"""Refit the consumers of a cut model, one after the other, on calibration data.
+
+The dense and the cut model run side by side on the whole calibration set. Before a consumer of the
+cut model runs, it is solved: its inputs are those of the cut model with every earlier consumer
+already refitted, its targets the dense model's own outputs. Then both go on, with the new weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from excise.axes import leaves, notation
+from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers, thinned
+from excise.errors import CalibrationError
+from excise.graph import AxisGraph, trace
+from excise.plan import Plan
+from excise.refit.solve import Solution, relative_error, solve
+from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
+
+_HELD = 5
+"""Every so many batches (rows, if there are fewer batches) choose the ridge and are not fitted."""
+DEFAULT_ROWS = 4096
+
+
+class Repair(NamedTuple):
+    """What became of one consumer.
+
+    Attributes:
+        weight: its parameter's name.
+        before: mean squared error of its output against the dense model's, as a share of the dense
+            output's variance, on rows that were held out; with the weights as they were cut.
+        after: the same with the new weights; equal to `before` if they were kept.
+        ridge: the regularisation that was chosen; None if only the bias changed, or nothing.
+    """
+
+    weight: str
+    before: float
+    after: float
+    ridge: float | None
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a refit did, consumer by consumer, in order of execution."""
+
+    repairs: tuple[Repair, ...] = field(repr=False)
+    samples: int
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{r.weight}: error {r.before:.3g} -> {r.after:.3g} of the output's variance"
+            for r in self.repairs
+        )
+
+
+def refit(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    batches: Sequence[Batch],
+    *,
+    rows: int = DEFAULT_ROWS,
+) -> Refit:
+    """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
+
+    Changed: weights of linear layers and convolutions that read a cut model's activations, their
+    biases, and the running mean of a batch norm behind a layer without bias (which takes the bias).
+    Not changed: anything else, any shape, `dense`. A consumer whose error on held-out rows does not
+    improve keeps its weights. Both models run in eval mode and get their mode back.
+
+    Args:
+        dense: the model before the cut.
+        small: the model after it.
+        plan: the cut between them.
+        batches: calibration inputs, from `excise.calibration.batches`; labels are not needed.
+        rows: most positions (pixels, tokens) of each batch that are fitted.
+
+    Raises:
+        CalibrationError: the cut model does not run as the dense one does.
+        ExampleError: a batch does not run.
+
+    Source:
+        Sequential, with the dense model's outputs as targets: He et al., "Channel Pruning", ICCV
+        2017, sec. 3.2; residual-corrected targets for branches. Differs: im2col features for
+        every convolution, centred, ridge from held-out rows.
+    """
+    first = batches[0]
+    modes = [(module, module.training) for model in (dense, small) for module in model.modules()]
+    try:
+        dense.eval()
+        small.eval()
+        before = trace(dense, *first.args, **first.kwargs)
+        after = trace(small, *first.args, **first.kwargs)
+        return _Work(before, after, dense, small, plan, rows=rows).run(batches)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class _Work:
+    """Both models' graphs, and what is known of each consumer."""
+
+    def __init__(
+        self,
+        before: AxisGraph,
+        after: AxisGraph,
+        dense: nn.Module,
+        small: nn.Module,
+        plan: Plan,
+        *,
+        rows: int,
+    ) -> None:
+        if [op.name for op in before.trace.ops] != [op.name for op in after.trace.ops]:
+            raise CalibrationError("the cut model takes another path than the dense one")
+        self.before, self.after, self.dense, self.small = before, after, dense, small
+        self.plan, self.rows = plan, rows
+        self.tensors: dict[str, Tensor] = dict(small.named_parameters(remove_duplicate=False))
+        self.tensors |= dict(small.named_buffers(remove_duplicate=False))
+        theirs = {c.op: c for c in consumers(before)}
+        self.pairs = {c.op: (theirs[c.op], c) for c in consumers(after) if c.op in theirs}
+        found = {op: stream_of(before, pair[0]) for op, pair in self.pairs.items()}
+        self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
+
+    def run(self, batches: Sequence[Batch]) -> Refit:
+        keep = {stream.op for stream in self.streams.values()}
+        ops, stops, repairs = self.before.trace.ops, list(self.pairs), []
+        with (
+            torch.no_grad(),
+            Lanes(self.dense, batches, ops, stops, keep) as wide,
+            Lanes(self.small, batches, self.after.trace.ops, stops, keep) as narrow,
+        ):
+            for theirs, ours in zip(wide, narrow, strict=True):
+                repairs.append(self.repair(theirs, ours))
+        return Refit(tuple(repairs), sum(batch.samples for batch in batches))
+
+    def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
+        """Solve one consumer and write its weights, before any batch of the cut model runs it."""
+        dense, consumer = self.pairs[ours[0].number]
+        fit, held = self.moments(dense, consumer, theirs, ours)
+        weight = self.tensors[consumer.weight]
+        bias = self.tensors.get(consumer.bias)
+        norm = batch_norm_after(self.after, consumer) if bias is None else None
+        shift = self._mean(norm)
+        matrix = consumer.matrix(weight.detach())
+        present = torch.zeros(matrix.shape[:2]) if bias is None else bias.detach()
+        found = solve(
+            fit,
+            held,
+            matrix,
+            present.reshape(matrix.shape[:2]).to(matrix.device),
+            centred=bias is not None or shift is not None,
+        )
+        if found is None:
+            known = relative_error(held, matrix, present.reshape(matrix.shape[:2]))
+            return Repair(consumer.weight, known, known, None)
+        self._write(consumer, weight, bias, shift, found)
+        return Repair(consumer.weight, found.before, found.after, found.ridge)
+
+    def moments(
+        self, dense: Consumer, consumer: Consumer, theirs: list[Visit], ours: list[Visit]
+    ) -> tuple[Moments, Moments]:
+        """Features of the cut model and targets of the dense one: to fit, and held out."""
+        kept = self._kept_outputs(dense)
+        folds: list[Moments | None] = [None, None]
+        for place, (wide, narrow) in enumerate(zip(theirs, ours, strict=True)):
+            target = self._target(dense, wide, narrow, kept)
+            rows = thinned(consumer.features(consumer.read(narrow.args)), self.rows, place)
+            wanted = thinned(consumer.targets(target), self.rows, place)
+            for fold, part in _folds(place, len(ours)):
+                made = Moments.of(rows[:, part], wanted[:, part])
+                known = folds[fold]
+                if known is None:
+                    folds[fold] = made
+                else:
+                    known.add(made)
+        fit, held = folds
+        if fit is None or held is None:
+            raise CalibrationError("there are too few rows to hold some out")
+        return fit, held
+
+    def _target(self, dense: Consumer, wide: Visit, narrow: Visit, kept: Tensor | None) -> Tensor:
+        """The dense output that is wanted, in the cut model's outputs, corrected for its stream."""
+        place = -len(dense.kernel) - 1 if dense.kernel else -1
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor if kept is None else tensor.index_select(tensor.dim() + place, kept)
+
+        target = cut(wide.run())
+        stream = self.streams.get(dense.op)
+        if stream is not None:
+            dense_stream, present = cut(wide.kept[stream.op]), narrow.kept[stream.op]
+            if dense_stream.shape == present.shape == target.shape:
+                lag = dense_stream - present
+                if stream.norm is not None:
+                    lag = unscaled(self.after, stream.norm, self.tensors, lag)
+                target = target + lag
+        return target
+
+    def _kept_outputs(self, dense: Consumer) -> Tensor | None:
+        """Which outputs of the dense consumer the cut one still has; None for all."""
+        dims = self.before.scope.get(self.before.trace.ops[dense.op].outs[0])
+        term = dims[-len(dense.kernel) - 1] if dense.kernel else dims[-1]
+        if not any(leaf.name in self.plan.removed for leaf in leaves(term)):
+            return None
+        return torch.from_numpy(self.plan.indices(notation(term)))
+
+    def _mean(self, norm: int | None) -> Tensor | None:
+        """The running mean of a batch norm, which can take a bias."""
+        if norm is None:
+            return None
+        names = {ref: name for name, ref in reversed(self.after.trace.names.items())}
+        return self.tensors.get(names.get(self.after.trace.ops[norm].args[3], ""))
+
+    @torch.no_grad()
+    def _write(
+        self,
+        consumer: Consumer,
+        weight: Tensor,
+        bias: Tensor | None,
+        shift: Tensor | None,
+        found: Solution,
+    ) -> None:
+        weight.copy_(consumer.weight_of(found.matrix, weight))
+        if bias is not None:
+            bias.copy_(found.bias.reshape(bias.shape))
+        elif shift is not None:  # the norm subtracts its mean: adding b before it is taking b off
+            shift.sub_(found.bias.reshape(shift.shape).to(shift.dtype))
+
+
+def _folds(place: int, batches: int) -> list[tuple[int, slice]]:
+    """(0 to fit or 1 to hold out, rows) of one batch."""
+    if batches >= _HELD:
+        return [(int(place % _HELD == _HELD - 1), slice(None))]
+    return [(1, slice(None, None, _HELD)), *((0, slice(i, None, _HELD)) for i in range(1, _HELD))]

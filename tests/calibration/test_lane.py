@@ -1,0 +1,82 @@
+"""Lanes: many batches at the same operation, and the same results as one after the other."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import excise
+from excise.calibration import Batch, Lanes
+from excise.errors import ExampleError
+from tests.calibration.network import doubled
+
+
+def batches(count: int) -> list[Batch]:
+    torch.manual_seed(1)
+    return [Batch((torch.randn(2, 3, 6, 6, dtype=torch.float64),), {}) for _ in range(count)]
+
+
+def test_every_batch_stops_before_the_same_operation() -> None:
+    model, data = doubled(), batches(3)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    stops = [i for i, op in enumerate(ops) if op.name in {"convolution", "linear"}]
+    seen, last = [], []
+    with Lanes(model, data, ops, stops) as lanes, torch.no_grad():
+        for visits in lanes:
+            assert len(visits) == 3
+            seen.append({visit.number for visit in visits})
+            last = [visit.run() for visit in visits]
+    assert seen == [{stop} for stop in stops]
+    with torch.no_grad():
+        for made, batch in zip(last, data, strict=True):
+            assert torch.equal(made, model(*batch.args))
+
+
+def test_a_changed_weight_is_read_by_all_batches() -> None:
+    model, data = doubled(), batches(3)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    linear = [i for i, op in enumerate(ops) if op.name == "linear"]
+    with Lanes(model, data, ops, linear) as lanes, torch.no_grad():
+        next(iter(lanes))
+        model.hidden.weight.zero_()
+        model.hidden.bias.zero_()
+        for visits in lanes:
+            assert all(not visit.args[0].any() for visit in visits)
+
+
+def test_settings_and_threads_are_as_before() -> None:
+    model, data = doubled(), batches(2)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    before = torch.backends.mha.get_fastpath_enabled(), threading.active_count()
+    with Lanes(model, data, ops, [0, 3]) as lanes:
+        lanes.advance()  # and left half way
+    assert (torch.backends.mha.get_fastpath_enabled(), threading.active_count()) == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class Fork(nn.Module):
+    """Takes another path for negative inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        return x.exp() if bool(x.sum() > 0) else x.sin()
+
+
+def test_a_batch_on_another_path_is_refused() -> None:
+    ones = torch.ones(3)
+    ops = excise.trace(Fork(), ones).trace.ops
+    with (
+        Lanes(Fork(), [Batch((ones,), {}), Batch((-ones,), {})], ops, []) as lanes,
+        pytest.raises(ExampleError, match="another path"),
+    ):
+        lanes.advance()
+
+
+def test_a_batch_that_does_not_run_is_refused() -> None:
+    model, data = doubled(), batches(2)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    wrong = Batch((torch.randn(2, 4, 6, 6, dtype=torch.float64),), {})
+    with Lanes(model, [data[0], wrong], ops, []) as lanes, pytest.raises(ExampleError):
+        lanes.advance()
