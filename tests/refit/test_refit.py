@@ -158,7 +158,7 @@ def test_a_branch_repairs_the_stream_it_is_added_to() -> None:
     plan = excise.plan_units(excise.trace(model, x[:2]), {})
     small = excise.remove(model, plan)
     with torch.no_grad():
-        small.scale.mul_(0.7)  # type: ignore[operator, union-attr]
+        small.scale.mul_(0.7)  # type: ignore[operator]
         head = [p.clone() for p in small.head.parameters()]  # type: ignore[union-attr]
     before = loss(model, small, data(9))
     refit(model, small, plan, [Batch((x,), {})])

@@ -31,6 +31,7 @@ class Visit:
 
     Attributes:
         number: the operation's number in the trace.
+        module: the module that it runs in.
         func: what to call.
         args: with real tensors.
         kwargs: the same.
@@ -39,6 +40,7 @@ class Visit:
     """
 
     number: int
+    module: str
     func: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -46,9 +48,17 @@ class Visit:
     result: Any = None
 
     def run(self) -> Any:
-        """Run the operation, once; whoever stops here may replace the result."""
+        """Run the operation, once; whoever stops here may replace the result.
+
+        Raises:
+            ExampleError: it does not run.
+        """
         if self.result is None:
-            self.result = self.func(*self.args, **self.kwargs)
+            try:
+                self.result = self.func(*self.args, **self.kwargs)
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise ExampleError(self.module, "", reason) from error
         return self.result
 
 
@@ -99,7 +109,7 @@ class _Stepper(Tape):
                 self.module, "", f"with this batch the model takes another path at {name}"
             )
         if number in self.stops:
-            visit = Visit(number, func, args, kwargs, self.kept)
+            visit = Visit(number, self.module, func, args, kwargs, self.kept)
             with self.pause():
                 self.stop(visit)
                 out = visit.run()

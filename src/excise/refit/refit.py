@@ -81,7 +81,7 @@ def refit(
         rows: most positions (pixels, tokens) of each batch that are fitted.
 
     Raises:
-        CalibrationError: the cut model does not run as the dense one does.
+        CalibrationError: there is no batch, or the cut model does not run as the dense one does.
         ExampleError: a batch does not run.
 
     Source:
@@ -89,6 +89,8 @@ def refit(
         2017, sec. 3.2; residual-corrected targets for branches. Differs: im2col features for
         every convolution, centred, ridge from held-out rows.
     """
+    if not batches:
+        raise CalibrationError("it holds no batch")
     first = batches[0]
     modes = [(module, module.training) for model in (dense, small) for module in model.modules()]
     try:

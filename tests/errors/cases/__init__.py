@@ -1,5 +1,6 @@
 """Bad input, one row per case, one file per step."""
 
+from tests.errors.cases.calibration import CALIBRATION
 from tests.errors.cases.file import LOAD, SAVE
 from tests.errors.cases.knife import REMOVE, VERIFY
 from tests.errors.cases.plan import PLAN, PLAN_JSON, PLAN_UNITS
@@ -18,4 +19,5 @@ CASES = [
     *LOAD,
     *MEASURE,
     *PRUNE,
+    *CALIBRATION,
 ]
