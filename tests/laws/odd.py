@@ -104,7 +104,8 @@ class Select(nn.Module):
         self.how, self.out = how, out
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two = self.one(x), self.two(x)
+        one: Tensor = self.one(x)
+        two: Tensor = self.two(x)
         if self.how == "stack":
             both = torch.stack([one, two], dim=1)
             weight = self.weigh(both.sum(1).mean((2, 3))).view(-1, 2, self.out).softmax(1)

@@ -143,7 +143,8 @@ class Cross(nn.Module):
         memory = self.memory(x).relu()
         y: Tensor
         y, weights = self.attn(x, memory, memory)
-        return y * weights.amax((1, 2))[:, None, None]
+        out: Tensor = y * weights.amax((1, 2))[:, None, None]
+        return out
 
 
 class Loop(nn.Module):
