@@ -26,7 +26,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     for name in module.__all__
     if inspect.isfunction(value := getattr(module, name))
 }
-CLASSES = {name: value for name in NAMES if isinstance(value := getattr(excise, name, None), type)}
+CLASSES = {
+    name: value for name in sorted(NAMES) if isinstance(value := getattr(excise, name), type)
+}
 
 
 def test_the_names_behind_the_front_door() -> None:
