@@ -183,6 +183,25 @@ class Solver:
         free = [axis for axis in dict.fromkeys(axes) if axis.pin is None]
         return Equation(demand, tuple(map(id, term)), free, attributes)
 
+    def bound(
+        self, expr: Expr, least: int, values: dict[Attribute, int]
+    ) -> tuple[Axis, int] | None:
+        """The axis that keeps an expression at `least` or above, with the units it takes.
+
+        None if that is no matter of a single axis; the rehearsal sees what happens then.
+        """
+        found = self._fraction(expr, values)
+        if found is None or set(found[1]) != {()}:
+            return None
+        above, below = dict(found[0]), found[1][()]
+        fixed = above.pop((), 0)
+        if len(above) != 1:
+            return None
+        ((monomial, factor),) = above.items()
+        if len(monomial) != 1 or factor <= 0 or below <= 0:
+            return None
+        return monomial[0], -(-(least * below - fixed) // factor)
+
     def _define(self, nested: list[Equation]) -> None:
         """Attributes that only occur inside expressions: `3 * attr == length`."""
         for equation in nested:

@@ -231,11 +231,15 @@ def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> 
 def _finish(found: Trace, stage: Stage, scope: Scope, wanted: list[Any]) -> AxisGraph:
     solver = Solver(scope)
     known: dict[Attribute, int] = {}
-    for demand in wanted:
-        for atom in atoms(demand.given):
-            if isinstance(atom, Attribute):
+    for expr in (*(d.given for d in wanted), *(b.expr for b in found.bounds)):
+        for atom in atoms(expr):
+            if isinstance(atom, Attribute) and atom not in known:
                 known[atom] = int(read(stage.model.get_submodule(atom.module), atom.path))
     solution = solver.solve(wanted, known)
+    for expr, least in found.bounds:
+        bound = solver.bound(expr, least, known)
+        if bound is not None:
+            scope.keep([bound[0]], bound[1])
     axes, slots = _name(found, scope)
     groups, pins = [], []
     ties = {id(axis): tie for tie in solution.ties for axis, _ in tie.members}

@@ -1,8 +1,10 @@
-"""Functions with a cache must not remember traced ints.
+"""Functions with a cache remember nothing of a trace, and tell it nothing from before.
 
 A cached function that is given sizes (einops compiles its patterns so) would hand out what it
-computed for another tensor of the same sizes: ints with another origin, or with none. While a model
-is traced, such functions run uncached whenever one of their arguments has an origin.
+computed for another tensor of the same sizes: ints with another origin, or with none. One that
+makes tensors would hand them from a trace, where they are fake, to the user. While a model runs
+here, cached functions run uncached: those of the modules that the model's classes come from
+whenever they take an argument, all others when an argument has an origin.
 """
 
 from __future__ import annotations
@@ -10,15 +12,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import CellType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from excise.trace.provenance import TracedInt
 
-_CACHED = functools._lru_cache_wrapper  # noqa: SLF001 - the type has no public name
+_CACHED: Any = functools._lru_cache_wrapper  # noqa: SLF001 - the type has no public name
 _DEEPEST = 3
 _known: dict[str, tuple[int, tuple[str, ...]]] = {}
+
+
+class Place(NamedTuple):
+    """Where a cached function is held, and how to put another there."""
+
+    held: Any
+    put: Callable[[Any], None]
 
 
 def _names(module: ModuleType) -> tuple[str, ...]:
@@ -31,16 +42,48 @@ def _names(module: ModuleType) -> tuple[str, ...]:
     return known[1]
 
 
+def _global(module: ModuleType) -> Iterator[Place]:
+    for name in _names(module):
+        held = vars(module).get(name)
+        if type(held) is _CACHED:
+            yield Place(held, functools.partial(vars(module).__setitem__, name))
+
+
+def _inside(module: ModuleType) -> Iterator[Place]:
+    """Cached functions that decorators hold, and cached methods."""
+    for value in list(vars(module).values()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if isinstance(value, type):
+            for name, method in list(vars(value).items()):
+                if type(method) is _CACHED:
+                    yield Place(method, functools.partial(setattr, value, name))
+                yield from _enclosed(method)
+        yield from _enclosed(value)
+
+
+def _enclosed(function: Any) -> Iterator[Place]:
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            if type(function) is FunctionType and type(cell.cell_contents) is _CACHED:
+                yield Place(cell.cell_contents, functools.partial(_fill, cell))
+
+
+def _fill(cell: CellType, value: Any) -> None:
+    cell.cell_contents = value
+
+
 def _traced(value: Any, depth: int = 0) -> bool:
     if isinstance(value, (tuple, list)) and depth < _DEEPEST:
         return any(_traced(item, depth + 1) for item in value)
     return type(value) is TracedInt
 
 
-def _around(cached: Any) -> Any:
+def _around(cached: Any, *, always: bool) -> Any:
     @functools.wraps(cached)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _traced(args) or _traced(tuple(kwargs.values())):
+        given = (*args, *kwargs.values())
+        if (always and given) or _traced(given):
             return cached.__wrapped__(*args, **kwargs)
         return cached(*args, **kwargs)
 
@@ -50,22 +93,19 @@ def _around(cached: Any) -> Any:
 
 
 @contextlib.contextmanager
-def uncached() -> Iterator[None]:
-    """Put a pass-through before every cached module-level function, and take it away again."""
-    changed: list[tuple[dict[str, Any], str, Any, Any]] = []
-    around: dict[int, Any] = {}
-    for key, module in list(sys.modules.items()):
-        if type(module) is not ModuleType or key.startswith(("torch.", "excise.")):
-            continue
-        for name in _names(module):
-            cached = vars(module).get(name)
-            if type(cached) is _CACHED:
-                passing = around.setdefault(id(cached), _around(cached))
-                vars(module)[name] = passing
-                changed.append((vars(module), name, cached, passing))
+def uncached(model: nn.Module) -> Iterator[None]:
+    """Put a pass-through before cached functions, and take it away again."""
+    changed: list[Place] = []
+    own = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
     try:
+        for key, module in list(sys.modules.items()):
+            if type(module) is not ModuleType or key.startswith(("torch.", "excise.")):
+                continue
+            places = [*_global(module), *(_inside(module) if key in own else ())]
+            for place in places:
+                place.put(_around(place.held, always=key in own))
+                changed.append(place)
         yield
     finally:
-        for scope, name, cached, passing in changed:
-            if scope.get(name) is passing:
-                scope[name] = cached
+        for place in reversed(changed):
+            place.put(place.held)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from excise.trace.provenance import Guard
+from excise.trace.provenance import Bound, Guard
 
 
 class Ref(NamedTuple):
@@ -72,6 +72,7 @@ class Trace:
     guards: list[Guard] = field(repr=False)
     names: dict[str, Ref]
     outputs: list[tuple[str, Ref]]
+    bounds: list[Bound] = field(default_factory=list, repr=False)
 
     def __str__(self) -> str:
         return f"trace of {len(self.ops)} operations over {len(self.names)} named tensors"

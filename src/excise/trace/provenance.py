@@ -49,6 +49,13 @@ class Guard(NamedTuple):
     right: Expr
 
 
+class Bound(NamedTuple):
+    """An expression that the model's own code found to be at least so much, and acted upon."""
+
+    expr: Expr
+    least: int
+
+
 _OPS: dict[str, Callable[[int, int], int]] = {
     "+": int.__add__,
     "-": int.__sub__,
@@ -58,6 +65,8 @@ _OPS: dict[str, Callable[[int, int], int]] = {
 }
 guards: list[Guard] = []
 """Filled while a trace runs, emptied when one starts."""
+bounds: dict[Bound, None] = {}
+"""The same, in order, each once."""
 
 
 class TracedInt(int):
@@ -88,10 +97,36 @@ class TracedInt(int):
         same = int.__eq__(self, other) is True
         if same and isinstance(other, TracedInt) and other.origin != self.origin:
             guards.append(Guard(self.origin, other.origin))
+        elif not same and type(other) is int and 0 < other < self:
+            bounds[Bound(self.origin, other + 1)] = None
         return same
 
     def __ne__(self, other: object) -> bool:
         return not self == other
+
+    def __gt__(self, other: Any) -> bool:
+        larger = int.__gt__(self, other)
+        if larger is True and type(other) is int and other > 0:
+            bounds[Bound(self.origin, other + 1)] = None
+        return larger
+
+    def __ge__(self, other: Any) -> bool:
+        enough = int.__ge__(self, other)
+        if enough is True and type(other) is int and other > 1:
+            bounds[Bound(self.origin, other)] = None
+        return enough
+
+    def __le__(self, other: Any) -> bool:
+        fewer = int.__le__(self, other)
+        if fewer is False and type(other) is int and other > 0:
+            bounds[Bound(self.origin, other + 1)] = None
+        return fewer
+
+    def __lt__(self, other: Any) -> bool:
+        fewer = int.__lt__(self, other)
+        if fewer is False and type(other) is int and other > 1:
+            bounds[Bound(self.origin, other)] = None
+        return fewer
 
     def __add__(self, other: int) -> int:
         return _apply("+", self, other)

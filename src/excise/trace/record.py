@@ -257,8 +257,8 @@ class Recorder(Tape):
 
     def partial(self) -> Trace:
         """Everything seen so far."""
-        found = list(provenance.guards)
-        return Trace(self.tensors, self.ops, self.calls, found, self.names, self.outputs)
+        found, least = list(provenance.guards), list(provenance.bounds)
+        return Trace(self.tensors, self.ops, self.calls, found, self.names, self.outputs, least)
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Write down a call that takes sizes."""
@@ -494,8 +494,8 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     calls = Calls(tape)
     try:
         with (
-            slow_path(), _no_fake_log(), _module_paths(model, tape), uncached(), torch.no_grad(),
-            calls, tape,
+            slow_path(), _no_fake_log(), _module_paths(model, tape), uncached(model),
+            torch.no_grad(), calls, tape,
         ):  # fmt: skip
             return model(*args, **kwargs)
     except TraceError:
@@ -595,6 +595,7 @@ def trace_on(
         if isinstance(tensor, Tensor):
             recorder.see(tensor, "input")
     provenance.guards.clear()
+    provenance.bounds.clear()
     with recorder.fakes or contextlib.nullcontext():
         out = run(bones, recorder, args, kwargs)
     recorder.outputs = [
