@@ -32,6 +32,30 @@ _OWN = 10.0
 _CHEAP_MACS = 300_000_000
 
 
+class Example(NamedTuple):
+    """The input that the caller gave."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Sides(NamedTuple):
+    """What is compared: both models in their own precision, and both in float64."""
+
+    original: nn.Module
+    small: nn.Module
+    original64: nn.Module
+    wide: nn.Module
+
+
+class Gap(NamedTuple):
+    """A difference, what was allowed, and the output."""
+
+    worst: float
+    allowed: float
+    output: str
+
+
 class Check(NamedTuple):
     """One comparison: on what, in which precision, and the worst relative difference."""
 
@@ -102,12 +126,11 @@ class Shrinkage:
             f"zero:    {'; '.join(zero)}",
             f"removed: {'; '.join(removed)}",
             f"bought:  {'; '.join(bought)}",
-            f"equal:   worst relative difference {self.worst:.2g} in {len(self.checks)} comparisons",
+            f"equal:   worst relative difference {self.worst:.2g}, {len(self.checks)} comparisons",
         ]
         if self.flushed:
-            lines.append(
-                f"flushed: {self.flushed} values; outputs moved by up to {self.change:.2g} (measured)"
-            )
+            moved = f"outputs moved by up to {self.change:.2g}, measured"
+            lines.append(f"flushed: {self.flushed} values; {moved}")
         lines += [f"{layer.name}: {layer.says}" for layer in self.diagnosis.layers if layer.says]
         return "\n".join(lines)
 
@@ -158,9 +181,10 @@ def shrink(
     found = exact(own, inputs, kwargs)
     small = carry_out(found)
     wide = carry_out(found, double=True)
-    checks = tuple(_compare(original, small, wide, found, inputs, kwargs))
+    example = Example(inputs, kwargs)
+    checks = tuple(_compare(_sides(original, small, wide), found, example))
     change = _change(model, original, inputs, kwargs) if flushed else 0.0
-    bought = _bought(model, small, found, inputs, kwargs, latency=latency)
+    bought = _bought((model, small), found, example, latency=latency)
     return Shrunk(small, Shrinkage(diagnose(found), bought, found.plan, checks, flushed, change))
 
 
@@ -189,27 +213,23 @@ def _prepared(model: nn.Module, atol: float, *, flush_subnormals: bool) -> tuple
     return own, flush(own, atol, subnormal=flush_subnormals) if wanted else 0
 
 
-def _compare(
-    original: nn.Module,
-    small: nn.Module,
-    wide: nn.Module,
-    found: Exact,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Iterator[Check]:
+def _sides(original: nn.Module, small: nn.Module, wide: nn.Module) -> Sides:
+    original64 = duplicate(original)
+    widen(original64)
+    return Sides(original, small, original64, wide.eval())
+
+
+def _compare(sides: Sides, found: Exact, example: Example) -> Iterator[Check]:
     """Compare at the example's resolution, and at another one if the original takes it.
 
     Raises:
         NotExactError: naming the output, the input and the first operation that differs.
     """
-    training = [(m, m.training) for m in small.modules()]
-    small.eval()
-    wide.eval()
-    original64 = duplicate(original)
-    widen(original64)
+    training = [(m, m.training) for m in sides.small.modules()]
+    sides.small.eval()
     try:
-        for trial, alone in _trials(original, found, args, kwargs):
-            yield from _checked(original, original64, small, wide, found, trial, alone=alone)
+        for trial, alone in _trials(sides.original, found, *example):
+            yield from _checked(sides, found, trial, alone=alone)
     finally:
         for module, mode in training:
             module.training = mode
@@ -240,37 +260,30 @@ def _shapes(args: Any, kwargs: Any) -> list[tuple[int, ...]]:
     return found
 
 
-def _checked(
-    original: nn.Module,
-    original64: nn.Module,
-    small: nn.Module,
-    wide: nn.Module,
-    found: Exact,
-    trial: Trial,
-    *,
-    alone: bool,
-) -> Iterator[Check]:
-    native = outputs(original, trial, None)
-    ours = outputs(small, trial, None)
-    worst, name = _worst(native, ours)
-    dtype = _dtype(original)
+def _checked(sides: Sides, found: Exact, trial: Trial, *, alone: bool) -> Iterator[Check]:
+    """One input, in the model's own precision and (unless `alone`) in float64."""
+    native = outputs(sides.original, trial, None)
+    worst, name = _worst(native, outputs(sides.small, trial, None))
+    dtype = _dtype(sides.original)
     allowed = TOLERANCE64 if dtype == torch.float64 else TOLERANCE
-    double: Trial | None = None
+    double = Trial(trial.kind, *tree_map_only(Tensor, _wide, trial[1:]))
+    exactly = None
     if worst > allowed or not alone:
-        double = Trial(trial.kind, *tree_map_only(Tensor, _wide, trial[1:]))
-        exactly = outputs(original64, double, Wide)
-        allowed = max(allowed, _OWN * _worst(exactly, tree_map_only(Tensor, _wide, native))[0])
+        exactly = outputs(sides.original64, double, Wide)
+        own = _worst(exactly, tree_map_only(Tensor, _wide, native))[0]
+        allowed = max(allowed, _OWN * own)
     if worst > allowed:
         if not _same_axes(found, trial):
             return
-        _fail(found, original, small, trial, worst, allowed, name)
+        _fail(found, (sides.original, sides.small), trial, Gap(worst, allowed, name))
     yield Check(trial.kind, str(dtype).removeprefix("torch."), worst, allowed)
-    if double is not None and dtype != torch.float64:
-        worst, name = _worst(exactly, outputs(wide, double, Wide))
+    if exactly is not None and dtype != torch.float64:
+        worst, name = _worst(exactly, outputs(sides.wide, double, Wide))
         if worst > TOLERANCE64:
             if not _same_axes(found, trial):
                 return
-            _fail(found, original64, wide, double, worst, TOLERANCE64, name)
+            gap = Gap(worst, TOLERANCE64, name)
+            _fail(found, (sides.original64, sides.wide), double, gap)
         yield Check(trial.kind, "float64", worst, TOLERANCE64)
 
 
@@ -285,18 +298,10 @@ def _same_axes(found: Exact, trial: Trial) -> bool:
     return before <= {(g.name, g.size, g.slots) for g in graph.groups}
 
 
-def _fail(
-    found: Exact,
-    original: nn.Module,
-    small: nn.Module,
-    trial: Trial,
-    worst: float,
-    allowed: float,
-    name: str,
-) -> None:
-    op = parting(found.live, original, small, trial, max(allowed, TOLERANCE64))
+def _fail(found: Exact, pair: tuple[nn.Module, nn.Module], trial: Trial, gap: Gap) -> None:
+    op = parting(found.live, *pair, trial, max(gap.allowed, TOLERANCE64))
     where = f"{op.where} in {op.module}" if op is not None else ""
-    raise NotExactError(worst, allowed, name, trial.kind, op.name if op is not None else "", where)
+    raise NotExactError(*gap, trial.kind, op.name if op is not None else "", where)
 
 
 def _worst(wanted: Any, found: Any) -> tuple[float, str]:
@@ -324,25 +329,15 @@ def _change(
 
 
 def _bought(
-    model: nn.Module,
-    small: nn.Module,
-    found: Exact,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    latency: bool,
+    models: tuple[nn.Module, nn.Module], found: Exact, example: Example, *, latency: bool
 ) -> Report:
     kept = {axis: axis.size - int(gone.sum()) for axis, gone in found.live.gone.items()}
     macs = found.graph.macs(), found.graph.macs(kept)
-    pair = [
+    before, after = (
         Measurement(
-            params(m), count, file_bytes(m), memory_bytes(m),
-            _time(m, args, kwargs) if latency else None,
+            params(model), count, file_bytes(model), memory_bytes(model),
+            time_passes(model, *example.args, **example.kwargs) if latency else None,
         )
-        for m, count in zip((model, small), macs, strict=True)
-    ]  # fmt: skip
-    return Report(pair[0], pair[1])
-
-
-def _time(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return time_passes(model, *args, **kwargs)
+        for model, count in zip(models, macs, strict=True)
+    )  # fmt: skip
+    return Report(before, after)

@@ -26,7 +26,7 @@ Output = Annotated[
 ]
 
 
-def shrink(
+def shrink(  # noqa: PLR0917 - typer passes every option by place
     model: Model,
     inputs: Inputs = None,
     weights: Weights = None,

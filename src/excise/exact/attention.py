@@ -65,7 +65,7 @@ class Attention(Effect):
         """Queries that are all zero weigh every key alike, however many units both have."""
         marks = wanted[0]
         found = super().lose(wanted, gone)
-        if marks is None or found[self.q] is None and found[self.k] is None:  # type: ignore[index]
+        if marks is None or (found[self.q] is None and found[self.k] is None):  # type: ignore[index]
             return found
         scores = (marks & ~self.fixed.known).any(-1, keepdim=True)
         scores &= ~self._silent(self.q) & ~self._silent(self.k)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,10 @@ def parting(
     steps = [s for s in live.k.program.steps if s.op in live.k.graph.trace.ops]
     for step, (name, before), (other, after) in zip(steps, *heard, strict=False):
         if name != step.op.name or other != name:
-            return step.op
+            return cast("Op", step.op)
         for version, a, b in zip(step.outs, before, after, strict=False):
             if _apart(live, version, a, b) > tolerance:
-                return step.op
+                return cast("Op", step.op)
     return None
 
 

@@ -15,11 +15,11 @@ from excise import units
 from excise.axes import flat, size
 from excise.exact.cut import Exact
 from excise.exact.mask import subnormals
-from excise.trace import skeleton
 
 _MATRIX = 2
 _SCATTERED = 0.01  # of a layer's values; fewer zeros are no pruning
 _SHOWN = 3
+_DO = "store sparse, or prune filters instead"
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,9 @@ class Diagnosis:
         left = sum(layer.left_zeros for layer in self.layers)
         kept = sum(layer.values - layer.removed_values for layer in self.layers)
         if kept and left > _SCATTERED * kept:
-            out.append(
-                f"{units.count(left, 'zeros')} stay scattered ({100 * left / kept:.0f} % of what is "
-                "left): store them sparse, or prune whole filters with excise.prune"
-            )
+            share = f"{100 * left / kept:.0f} % of what is left"
+            what = f"{units.count(left, 'zeros')} stay scattered ({share})"
+            out.append(f"{what}: store them sparse, or prune whole filters with excise.prune")
         if self.subnormal:
             out.append(f"flush_subnormals=True sets {self.subnormal} subnormal values to zero")
         if not self.zeros:
@@ -118,10 +117,10 @@ class Diagnosis:
 
     def __str__(self) -> str:
         share = 100 * self.zeros / self.params if self.params else 0.0
+        many = f"in {sum(n for n, _ in self.removed_units.values())} units"
         lines = [
             f"zero: {units.count(self.zeros, 'parameters')} of {self.params:,} ({share:.1f} %)",
-            f"removable exactly: {units.count(self.removed_params, 'parameters')} in "
-            f"{sum(n for n, _ in self.removed_units.values())} units",
+            f"removable exactly: {units.count(self.removed_params, 'parameters')} {many}",
         ]
         lines += [f"{layer.name}: {layer.says}" for layer in self.layers if layer.says]
         lines += [f"mixing: {name}" for name in self.mixing]
@@ -131,9 +130,7 @@ class Diagnosis:
 def diagnose(found: Exact) -> Diagnosis:
     """Describe what `exact` found. Not touched: anything."""
     graph, live = found.graph, found.live
-    tensors = {
-        n: t for n, t in skeleton.named_tensors(found.model) if isinstance(t, torch.nn.Parameter)
-    }
+    tensors = dict(found.model.named_parameters(remove_duplicate=False))
     seen: set[int] = set()
     layers: list[Layer] = []
     zeros = 0

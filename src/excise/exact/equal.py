@@ -47,14 +47,22 @@ def trials(args: tuple[Any, ...], kwargs: dict[str, Any], place: str) -> Iterato
         "large": lambda t: _LARGE * noise(t),
         "corner": corner,
     }
-    real = any(True for t in _floats((args, kwargs)))
+    real = bool(_floats((args, kwargs)))
     for kind, make in makers.items():
         if real or kind == "example":
-            a, k = tree_map_only(
-                Tensor, lambda t, m=make: m(t.detach()) if t.is_floating_point() else t.detach(),
-                (args, kwargs),
-            )  # fmt: skip
-            yield Trial(f"{kind} input{place}", a, k)
+            yield Trial(f"{kind} input{place}", *_made(make, args, kwargs))
+
+
+def _made(
+    make: Callable[[Tensor], Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Replace the floating tensors of an input."""
+
+    def one(t: Tensor) -> Tensor:
+        return make(t.detach()) if t.is_floating_point() else t.detach()
+
+    a, k = tree_map_only(Tensor, one, (args, kwargs))
+    return a, k
 
 
 def _floats(tree: Any) -> list[Tensor]:

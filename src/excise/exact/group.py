@@ -97,7 +97,8 @@ class Grouped(Effect):
         else:
             for dim in self.dims:
                 odd = odd | (value != value.narrow(dim, 0, 1)).expand(shape)
-        return ~self._spread(odd)
+        marks: Tensor = ~self._spread(odd)
+        return marks
 
     def _spread(self, marks: Tensor) -> Tensor:
         if "group_norm" not in self.c.name:
@@ -105,7 +106,8 @@ class Grouped(Effect):
                 marks = marks.any(dim, keepdim=True).expand(marks.shape)
             return marks
         blocks = marks.unflatten(1, (self.groups, -1))
-        return blocks.any(2, keepdim=True).expand(blocks.shape).flatten(1, 2)
+        whole: Tensor = blocks.any(2, keepdim=True).expand(blocks.shape).flatten(1, 2)
+        return whole
 
 
 @row("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax")

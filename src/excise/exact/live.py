@@ -3,8 +3,8 @@
 Every unit of every axis that may be cut starts as gone. One sweep from the outputs to the inputs
 asks each operation which of the elements that go would be missed by a result that is needed and
 stays; whoever is missed stays, with all that its unit owns, and the sweep is repeated until nothing
-changes. What remains is the greatest fixed point: units that are dead (nobody who stays reads them),
-or constant where they are read (and folded into the reader).
+changes. What remains is the greatest fixed point: units that are dead (nobody who stays reads
+them), or constant where they are read (and folded into the reader).
 """
 
 from __future__ import annotations

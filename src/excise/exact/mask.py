@@ -76,10 +76,25 @@ def _register(module: nn.Module, name: str, value: Tensor, like: Tensor) -> None
 
 
 def _unparametrize(module: nn.Module) -> None:
-    """Undo torch.nn.utils.parametrize, and with it the sparsifiers of torch.ao.pruning."""
-    if parametrize.is_parametrized(module):
-        for name in list(module.parametrizations):  # type: ignore[arg-type, operator, union-attr]
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    """Undo torch.nn.utils.parametrize, and with it the sparsifiers of torch.ao.pruning.
+
+    By hand, because torch's own function takes the property off the class, and the class of a copy
+    is that of the original.
+    """
+    if not parametrize.is_parametrized(module):
+        return
+    lists: dict[str, Any] = dict(module.parametrizations.named_children())  # type: ignore[union-attr]
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    module.__class__ = type(module).__bases__[0]
+    del module._modules["parametrizations"]  # noqa: SLF001
+    for name, value in values.items():
+        original = getattr(lists[name], "original", None)
+        if original is None:
+            original = lists[name].original0
+        if isinstance(original, nn.Parameter):
+            _register(module, name, value, original)
+        else:
+            module.register_buffer(name, value)
 
 
 def _unhook_bias(module: nn.Module) -> None:
@@ -90,10 +105,11 @@ def _unhook_bias(module: nn.Module) -> None:
         return
     value = bias.detach().clone()
     for key, hook in hooks.items():
-        if getattr(hook, "prune_bias", False):
-            value[~hook.param.mask.to(torch.bool)] = 0  # type: ignore[attr-defined]
+        pruner: Any = hook
+        if getattr(pruner, "prune_bias", False):
+            value[~pruner.param.mask.to(torch.bool)] = 0
         for table in (module._forward_hooks, module._forward_hooks_with_kwargs):  # noqa: SLF001
-            table.pop(key, None)  # type: ignore[attr-defined]
+            table.pop(key, None)
     del module._parameters["_bias"]  # noqa: SLF001
     module._parameters.pop("bias", None)  # noqa: SLF001
     _register(module, "bias", value, bias)

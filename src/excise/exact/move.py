@@ -61,7 +61,9 @@ class Move(Effect):
             return False
         along = dim % rank
         others = {tuple(n for i, n in enumerate(s) if i != along) for s in shapes}
-        return len(others) == 1 and all(s[along] == f[along] for s, f in zip(shapes, full))
+        return len(others) == 1 and all(
+            s[along] == f[along] for s, f in zip(shapes, full, strict=True)
+        )
 
     def _run(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
         given = list(tensors)

@@ -63,7 +63,9 @@ class BatchNorm(Pointwise):
         found: list[Marks] = [reduced(there, self.c.layout.small(self.c.ins[0]))]
         for ref in self.c.ins[1:]:
             shape = self.c.layout.small(ref)
-            found.append(line if shape == tuple(line.shape) else torch.ones(shape, dtype=torch.bool))
+            found.append(
+                line if shape == tuple(line.shape) else torch.ones(shape, dtype=torch.bool)
+            )
         return found
 
 

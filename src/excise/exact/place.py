@@ -8,7 +8,6 @@ from typing import NamedTuple
 from torch import nn
 
 from excise.exact.affine import Affine
-from excise.exact.effect import plain_name
 from excise.exact.knowledge import Knowledge
 from excise.exact.norm import BatchNorm
 
@@ -50,6 +49,8 @@ class _Finder:
     def own(self, number: int) -> str | None:
         """The name of a stored tensor that one operation alone reads, and none writes."""
         found = self.names.get(number, [])
+        if self.k.graph.trace.tensors[number].role == "attribute":
+            return None  # computed anew in every pass, perhaps
         alone = self.uses[number] == 1 and number not in self.k.program.written
         return found[0] if found and alone else None
 
@@ -81,9 +82,8 @@ class _Finder:
         effect, step = self.k.effects[readers[0]], self.k.program.steps[readers[0]]
         if not isinstance(effect, BatchNorm) or step.ins[0] != version:
             return None
-        if plain_name(step.op.name) != "_native_batch_norm_legit_no_training":
-            if any(a is True for a in step.op.args[5:6]):
-                return None
+        if step.op.args[5:6] == (True,):  # batch statistics
+            return None
         given = step.op.args[3]
         return self.own(given.number) if given is not None else None
 
@@ -93,6 +93,8 @@ class _Finder:
             return None
         path, _, leaf = weight.rpartition(".")
         module = self.modules.get(path)
-        plain = isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))  # noqa: SLF001
+        if not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):  # noqa: SLF001
+            return None
+        plain = isinstance(module._parameters.get("weight"), nn.Parameter)  # noqa: SLF001
         tied = len(self.names[self.k.graph.trace.names[weight].number]) > 1
-        return path if plain and leaf == "weight" and module.bias is None and not tied else None  # type: ignore[union-attr]
+        return path if plain and leaf == "weight" and module.bias is None and not tied else None

@@ -11,11 +11,12 @@ from excise.exact.effect import Context, Effect, Marks, reduced, row
 from excise.exact.fact import Fact
 from excise.trace import Ref
 
-RANDOM = frozenset(
-    "dropout native_dropout bernoulli rand_like randn_like randint_like _fused_dropout normal "
-    "uniform exponential log_normal random geometric cauchy native_alpha_dropout feature_dropout "
-    "alpha_dropout rrelu rrelu_with_noise rrelu_with_noise_functional empty_like".split()
-)
+RANDOM = frozenset((
+    "_fused_dropout", "alpha_dropout", "bernoulli", "cauchy", "dropout", "empty_like",
+    "exponential", "feature_dropout", "geometric", "log_normal", "native_alpha_dropout",
+    "native_dropout", "normal", "rand_like", "randint_like", "randn_like", "random", "rrelu",
+    "rrelu_with_noise", "rrelu_with_noise_functional", "uniform",
+))  # fmt: skip
 _REGARDLESS = frozenset(["zeros_like", "ones_like", "full_like", "zero"])
 
 

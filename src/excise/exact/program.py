@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from excise.trace import Op, Ref, Trace
 
 OPAQUE = Op("written in place through a view", (), {}, (), "", "")
-_VIEWS = frozenset(
-    "view _unsafe_view permute transpose t expand unsqueeze squeeze slice select split narrow "
-    "split_with_sizes chunk unbind diagonal as_strided unfold view_as_real view_as_complex "
-    "numpy_T mT adjoint movedim swapaxes unflatten flatten".split()
-)
+_VIEWS = frozenset((
+    "_unsafe_view", "adjoint", "as_strided", "chunk", "diagonal", "expand", "flatten", "mT",
+    "movedim", "narrow", "numpy_T", "permute", "select", "slice", "split", "split_with_sizes",
+    "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten", "unfold", "unsqueeze",
+    "view", "view_as_complex", "view_as_real",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from excise.exact.fact import Fact
 from excise.rules.space import _names
 from excise.rules.table import argument
 
-_BLENDING = ("avg_pool", "max_pool", "adaptive_", "upsample_nearest", "_upsample_nearest",
-             "upsample_bilinear", "upsample_linear", "upsample_trilinear", "_adaptive",
-             "upsample_bicubic", "mkldnn_", "_upsample", "reflection_pad", "replication_pad")  # fmt: skip
+_BLENDING = (
+    "avg_pool", "max_pool", "adaptive_", "upsample_nearest", "_upsample_nearest",
+    "upsample_bilinear", "upsample_linear", "upsample_trilinear", "_adaptive",
+    "upsample_bicubic", "mkldnn_", "_upsample", "reflection_pad", "replication_pad",
+)  # fmt: skip
 
 
 class Spatial(Effect):
