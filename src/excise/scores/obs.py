@@ -1,0 +1,170 @@
+"""Optimal brain surgeon for whole units: what removal costs once consumers have been refitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from excise.axes import Axis
+from excise.calibration import Batch, Consumer, Moments, consumers, watch
+from excise.graph import AxisGraph
+from excise.scores.curve import Curve, Curves
+
+Level = Literal["second", "variance", "conditional"]
+DEFAULT_ROWS = 4096
+DEFAULT_DAMPING = 1e-2
+
+
+def obs(
+    model: nn.Module,
+    graph: AxisGraph,
+    batches: Sequence[Batch],
+    *,
+    level: Level = "conditional",
+    rows: int = DEFAULT_ROWS,
+    damping: float = DEFAULT_DAMPING,
+) -> Curves:
+    """Cost curves from the moments of what consumers read on calibration data.
+
+    For a unit with columns `k` of a consumer `y = W x`, the cost is
+
+        second       tr(W_k E[x_k x_k'] W_k')        if nothing makes up for it
+        variance     tr(W_k C_kk W_k')               if the bias makes up for its mean
+        conditional  tr(W_k [(C^-1)_kk]^-1 W_k')     if the consumer is refitted
+
+    as a share of the consumer's output variance, summed over the consumers of the group. With
+    `conditional`, the unit that costs least goes, `C^-1` and `W` are updated as if the consumer had
+    been refitted, and so on: one run gives the whole curve.
+
+    Args:
+        model: the model that was traced, in the mode in which it is to run. Not touched.
+        graph: its axes.
+        batches: calibration data, from `excise.calibration.batches`; labels are not needed.
+        level: which cost.
+        rows: most positions of each batch that count.
+        damping: added to every feature's variance, in units of their mean; for `conditional`.
+
+    Returns:
+        A curve for each group that at least one linear layer or convolution sums away. Heads,
+        channels, neurons and flattened maps are blocks of columns; depthwise layers are passed.
+
+    Source:
+        Kurtic et al., "ZipLM", NeurIPS 2023, sec. 3 (blocks of one consumer, greedy). Differs: sums
+        over all consumers of a group, im2col columns of convolutions, consumers of one tensor share
+        one inverse (`M = sum W'W` is updated in place of each `W`), costs relative to each
+        consumer's output. `variance` as An et al., "FLAP", AAAI 2024; `second` as Wanda-sp there.
+    """
+    found = consumers(graph)
+    moments = watch(model, graph.trace.ops, found, batches, rows=rows)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = {c: c.matrix(parameters[c.weight].detach()) for c in found}
+    curves = {}
+    for group in graph.groups:
+        readings = _readings(graph, graph.axes[group.name], weights, moments)
+        if readings:
+            curves[group.name] = (
+                _greedy(readings, group.size, damping)
+                if level == "conditional"
+                else _ranked(readings, group.size, level)
+            )
+    return Curves(curves)
+
+
+class _Reading(NamedTuple):
+    """What one tensor says of a group's units, for all consumers that read it alike.
+
+    Attributes:
+        columns: (units, columns of a unit).
+        moments: of the features.
+        product: sum over consumers of `W'W / variance of W x`, (groups, features, features).
+    """
+
+    columns: Tensor
+    moments: Moments
+    product: Tensor
+
+
+def _readings(
+    graph: AxisGraph, axis: Axis, weights: dict[Consumer, Tensor], moments: dict[Any, Moments]
+) -> list[_Reading]:
+    found: dict[Any, _Reading] = {}
+    for consumer, weight in weights.items():
+        units = consumer.units(graph.scope, axis)
+        if units is None:
+            continue
+        counts = torch.bincount(units[units >= 0], minlength=axis.size)
+        if int(counts.min()) != int(counts.max()):  # not blocks of one size
+            continue
+        seen = moments[consumer.reading]
+        matrix = weight.to(seen.xx)
+        spread = float(((matrix @ seen.covariance()) * matrix).sum())
+        product = matrix.mT @ matrix / max(spread, torch.finfo(torch.float32).tiny)
+        known = found.get(consumer.reading)
+        if known is None:
+            place = torch.argsort(units, stable=True)[int((units < 0).sum()) :]
+            found[consumer.reading] = _Reading(place.view(axis.size, -1), seen, product)
+        else:
+            known.product.add_(product)
+    return list(found.values())
+
+
+def _ranked(readings: Iterable[_Reading], size: int, level: Level) -> Curve:
+    """Costs that do not depend on what went before."""
+    total = torch.zeros(size, dtype=torch.float64)
+    for columns, moments, product in readings:
+        spread = moments.second() if level == "second" else moments.covariance()
+        total += _blocks(spread, columns).mul(_blocks(product, columns)).sum((0, 2, 3)).cpu()
+    cost, order = torch.sort(total, stable=True)
+    return Curve(tuple(order.tolist()[:-1]), tuple(cost.cumsum(0).tolist()[:-1]))
+
+
+def _greedy(readings: Iterable[_Reading], size: int, damping: float) -> Curve:
+    """Take the cheapest unit, let its consumers make up for it, and so on."""
+    states = [_State(reading, damping) for reading in readings]
+    alive, order, cost, total = list(range(size)), list[int](), list[float](), 0.0
+    while len(alive) > 1:
+        each = torch.stack([state.costs(alive) for state in states]).sum(0)
+        place = int(each.argmin())
+        total += max(0.0, float(each[place]))
+        order.append(alive.pop(place))
+        cost.append(total)
+        for state in states:
+            state.eliminate(order[-1])
+    return Curve(tuple(order), tuple(cost))
+
+
+class _State:
+    """Inverse covariance and weights of one reading, as units are eliminated."""
+
+    def __init__(self, reading: _Reading, damping: float) -> None:
+        spread = reading.moments.covariance()
+        size = spread.diagonal(dim1=1, dim2=2)
+        more = damping * size.mean(1, keepdim=True) + torch.finfo(spread.dtype).tiny
+        self.inverse = torch.linalg.inv(spread + torch.diag_embed(more.expand_as(size)))
+        self.product = reading.product.clone()
+        self.columns = reading.columns
+
+    def costs(self, units: list[int]) -> Tensor:
+        """What each of these units costs now, (units)."""
+        columns = self.columns[units]
+        inner = torch.linalg.inv(_blocks(self.inverse, columns))
+        found: Tensor = inner.mul(_blocks(self.product, columns)).sum((0, 2, 3)).double().cpu()
+        return found
+
+    def eliminate(self, unit: int) -> None:
+        """Take a unit's columns out: W <- W (I - E_k K) with K = (C^-1)_kk^-1 (C^-1)_k."""
+        k = self.columns[unit]
+        rows = self.inverse[:, k]
+        gain = torch.linalg.solve(rows[:, :, k], rows)
+        self.inverse -= rows.mT @ gain
+        ours = self.product[:, :, k]
+        moved = ours @ gain
+        self.product += gain.mT @ (ours[:, k] @ gain) - moved - moved.mT
+
+
+def _blocks(matrix: Tensor, columns: Tensor) -> Tensor:
+    """The square blocks of (groups, d, d) at each unit's columns: (groups, units, k, k)."""
+    return matrix[:, columns[:, :, None], columns[:, None, :]]

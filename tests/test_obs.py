@@ -1,0 +1,105 @@
+"""Cost curves: what they say is what least squares loses."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import excise
+from excise.calibration import Batch
+from excise.scores.curve import Curve
+from excise.scores.obs import Level, obs
+from tests.calibration.network import doubled
+
+N = 4000
+
+
+class Fan(nn.Module):
+    """Four hidden units read by two heads; a bottleneck makes them depend on each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(3, 5)
+        self.one, self.two = nn.Linear(5, 2), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102 - the class says it
+        hidden = self.up(x).tanh()
+        return self.one(hidden), self.two(hidden)
+
+
+def curve(level: Level) -> tuple[Fan, Tensor, Curve]:
+    torch.manual_seed(0)
+    model, x = Fan().double().eval(), torch.randn(N, 3, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    found = obs(model, graph, [Batch((x,), {})], level=level, rows=N, damping=1e-6)
+    return model, x, found.values["up"]
+
+
+@torch.no_grad()
+def lost(model: Fan, x: Tensor, removed: tuple[int, ...], level: Level) -> float:
+    """What is lost over both heads, each in units of its output's variance, found directly."""
+    hidden = model.up(x).tanh()
+    total = 0.0
+    for head in (model.one, model.two):
+        gone = (hidden[:, list(removed)] @ head.weight[:, list(removed)].T).detach()
+        if level != "second":
+            gone = gone - gone.mean(0)
+        if level == "conditional":
+            kept = [i for i in range(5) if i not in removed]
+            rows = hidden[:, kept] - hidden[:, kept].mean(0)
+            gone = gone - rows @ torch.linalg.lstsq(rows, gone).solution
+        total += float(gone.square().mean(0).sum() / head(hidden).var(0, correction=0).sum())
+    return total
+
+
+@pytest.mark.parametrize("level", ["second", "variance", "conditional"])
+def test_the_first_cost_is_what_is_lost_and_no_unit_is_cheaper(level: Level) -> None:
+    model, x, found = curve(level)
+    each = [lost(model, x, (unit,), level) for unit in range(5)]
+    assert found.order[0] == min(range(5), key=lambda unit: each[unit])
+    slack = 0.02 if level == "conditional" else 1e-3  # damping, and sums in float32
+    assert found.cost[0] == pytest.approx(min(each), rel=slack)
+
+
+def test_later_costs_are_those_of_all_removed_together() -> None:
+    model, x, found = curve("conditional")
+    assert list(found.cost) == sorted(found.cost)
+    for count in (2, 3):
+        assert found.cost[count - 1] == pytest.approx(
+            lost(model, x, found.order[:count], "conditional"), rel=0.02
+        )
+
+
+def test_greedy_is_near_the_best_subset() -> None:
+    model, x, found = curve("conditional")
+    best = min(lost(model, x, pair, "conditional") for pair in itertools.combinations(range(5), 2))
+    assert lost(model, x, found.order[:2], "conditional") <= 1.5 * best
+
+
+def test_conditional_never_exceeds_variance_nor_that_the_second_moment() -> None:
+    first = [curve(level)[2].cost[0] for level in ("conditional", "variance", "second")]
+    assert first == sorted(first)
+
+
+def test_a_twin_costs_nothing_until_its_other_half_goes() -> None:
+    model = doubled()
+    x = torch.randn(32, 3, 8, 8, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    found = obs(model, graph, [Batch((x,), {})], damping=1e-6).values["conv1"]
+    assert {unit % 4 for unit in found.order[:4]} == {0, 1, 2, 3}
+    assert found.cost[3] < 0.01 * found.cost[5]
+
+
+def test_heads_are_blocks_and_what_nobody_sums_has_no_curve() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval()
+    x = torch.randn(4, 6, 8)
+    model = nn.Sequential(layer, nn.Linear(8, 3)).eval()
+    graph = excise.trace(model, x)
+    found = obs(model, graph, [Batch((x,), {})])
+    sizes = {group.name: group.size for group in graph.groups}
+    assert len(found.values["0.linear1"].order) == sizes["0.linear1"] - 1
+    assert all(len(c.order) == sizes[name] - 1 for name, c in found.values.items())
