@@ -13,11 +13,10 @@ from torch.utils._pytree import tree_map_only
 
 from excise import units
 from excise.errors import InvalidTargetError, NotExactError
-from excise.exact import Diagnosis, Exact, carry_out, diagnose, exact, flush, plain
+from excise.exact import Diagnosis, Exact, carry_out, diagnose, exact, flush, plain, widened
 from excise.exact.blame import parting
-from excise.exact.cut import widen
 from excise.exact.equal import Trial, differences, outputs, resized, runs, trials
-from excise.exact.mask import duplicate
+from excise.exact.mask import borrowed, duplicate
 from excise.graph import trace
 from excise.measure import Measurement, file_bytes, memory_bytes, params
 from excise.measure import latency as time_passes
@@ -177,13 +176,11 @@ def shrink(
         NotExactError: the small model computes something else; nothing is returned.
     """
     own, flushed = _prepared(model, atol, flush_subnormals=flush_subnormals)
-    original = duplicate(own if flushed else model).eval()
     found = exact(own, inputs, kwargs)
     small = carry_out(found)
-    wide = carry_out(found, double=True)
     example = Example(inputs, kwargs)
-    checks = tuple(_compare(_sides(original, small, wide), found, example))
-    change = _change(model, original, inputs, kwargs) if flushed else 0.0
+    checks = tuple(_compare(None if flushed else model, small, found, example))
+    change = _change(model, own, inputs, kwargs) if flushed else 0.0
     bought = _bought((model, small), found, example, latency=latency)
     return Shrunk(small, Shrinkage(diagnose(found), bought, found.plan, checks, flushed, change))
 
@@ -213,22 +210,24 @@ def _prepared(model: nn.Module, atol: float, *, flush_subnormals: bool) -> tuple
     return own, flush(own, atol, subnormal=flush_subnormals) if wanted else 0
 
 
-def _sides(original: nn.Module, small: nn.Module, wide: nn.Module) -> Sides:
-    original64 = duplicate(original)
-    widen(original64)
-    return Sides(original, small, original64, wide.eval())
-
-
-def _compare(sides: Sides, found: Exact, example: Example) -> Iterator[Check]:
+def _compare(
+    model: nn.Module | None, small: nn.Module, found: Exact, example: Example
+) -> Iterator[Check]:
     """Compare at the example's resolution, and at another one if the original takes it.
+
+    On the example itself the model runs as it came, masks and all; everywhere else it is the plain
+    model, which has the same weights.
 
     Raises:
         NotExactError: naming the output, the input and the first operation that differs.
     """
-    training = [(m, m.training) for m in sides.small.modules()]
-    sides.small.eval()
+    wide, plain64 = widened(small, found), duplicate(found.model, torch.float64)
+    training = [(m, m.training) for m in small.modules()]
+    small.eval()
     try:
-        for trial, alone in _trials(sides.original, found, *example):
+        for number, (trial, alone) in enumerate(_trials(found.model, found, *example)):
+            original = borrowed(model) if model is not None and not number else found.model
+            sides = Sides(original, small, plain64, wide)
             yield from _checked(sides, found, trial, alone=alone)
     finally:
         for module, mode in training:
@@ -321,7 +320,7 @@ def _change(
     model: nn.Module, flushed: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> float:
     """How far flushing alone moved the outputs, on all inputs that are compared."""
-    before = duplicate(model).eval()
+    before = borrowed(model)
     return max(
         _worst(outputs(before, trial, None), outputs(flushed, trial, None))[0]
         for trial in trials(args, kwargs, "")

@@ -1,6 +1,6 @@
 """What a mask lets go for free: constants forwards, liveness backwards, folds where they meet."""
 
-from excise.exact.cut import Exact, carry_out, exact
+from excise.exact.cut import Exact, carry_out, exact, widened
 from excise.exact.diagnosis import Diagnosis, Layer, diagnose
 from excise.exact.mask import flush, merged, plain
 
@@ -14,4 +14,5 @@ __all__ = [
     "flush",
     "merged",
     "plain",
+    "widened",
 ]

@@ -47,6 +47,7 @@ class Affine(Effect):
         self.raw = self._blocks(raw)
         zero = self.raw == 0
         self.nonzero = (~zero).any(-1) if zero.ndim == 4 else ~zero  # noqa: PLR2004
+        self._last: tuple[bytes, Tensor] = (b"", self.nonzero)
         self.value, self.known = self._lines()
         self.outs = [self._forward()]
 
@@ -94,9 +95,10 @@ class Affine(Effect):
     def _ahead(self, marks: Tensor) -> Tensor:
         """Outputs that the marked inputs reach: (rows, groups, in) -> (rows, groups, out)."""
         if marks.shape[0] == 1:
-            some = marks[0].any(0)
-            if not bool(some.any()):
+            if not bool(marks.any()):
                 return torch.zeros(1, *self.nonzero.shape[:2], dtype=torch.bool)
+            if bool(marks.all()):
+                return self.nonzero.any(-1).unsqueeze(0)
             return (self.nonzero & marks[0].unsqueeze(1)).any(-1).unsqueeze(0)
         found = torch.einsum("lgi,goi->lgo", marks.float(), self.nonzero.float())
         return found > 0
@@ -104,7 +106,11 @@ class Affine(Effect):
     def behind(self, marks: Tensor) -> Tensor:
         """Inputs that reach the marked outputs: (rows, groups, out) -> (rows, groups, in)."""
         if marks.shape[0] == 1:
-            return (self.nonzero & marks[0].unsqueeze(-1)).any(1).unsqueeze(0)
+            key = marks.numpy().tobytes()
+            if self._last[0] != key:  # one sweep asks twice, and the next asks again
+                found = (self.nonzero & marks[0].unsqueeze(-1)).any(1).unsqueeze(0)
+                self._last = (key, found)
+            return self._last[1]
         found = torch.einsum("lgo,goi->lgi", marks.float(), self.nonzero.float())
         return found > 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from excise.axes import Axis, Why
 from excise.budget import build, rehearse
@@ -16,7 +16,7 @@ from excise.exact.knowledge import learn
 from excise.exact.live import Liveness
 from excise.graph import AxisGraph, infer, trace
 from excise.plan import Plan
-from excise.surgery import check_finite, remove
+from excise.surgery import check_finite, remove, sliced
 from excise.trace import Op, Ref, skeleton
 
 _ROUNDS = 64
@@ -85,7 +85,12 @@ def counted(graph: AxisGraph, live: Liveness, plan: Plan) -> set[str]:
 
     Removing even an idle unit of such an axis changes that constant, and with it the function.
     """
-    if not _constants_move(graph, plan):
+    read = {
+        id(step.op)
+        for number, step in enumerate(live.k.program.steps)
+        if any(marks is not None for marks in live.wanted(number))
+    }
+    if not any(_floats(op) for op in graph.trace.ops) or not _constants_move(graph, plan, read):
         return set()
     guilty: set[str] = set()
     seen: set[Axis] = set()
@@ -96,21 +101,24 @@ def counted(graph: AxisGraph, live: Liveness, plan: Plan) -> set[str]:
         seen |= {axis for axis, _ in members}
         kept = {axis: axis.size - weight for axis, weight in members}
         removed = {axis.name: tuple(range(weight)) for axis, weight in members}
-        if _constants_move(graph, build(graph, kept, removed)):
+        if _constants_move(graph, build(graph, kept, removed), read):
             guilty |= {axis.name for axis, _ in members}
     return guilty
 
 
-def _constants_move(graph: AxisGraph, plan: Plan) -> bool:
+def _constants_move(graph: AxisGraph, plan: Plan, read: set[int]) -> bool:
+    """Whether a number in an operation that is read differs after a cut."""
     shapes = {cut.name: plan.shape_after(cut) for cut in plan.tensors}
     after, failure = graph.stage.rehearse(
         shapes, [(a.module, a.attribute, a.after) for a in plan.attributes]
     )
     pairs = zip(graph.trace.ops, after.ops, strict=False)
-    return failure is None and any(_floats(a) != _floats(b) for a, b in pairs)
+    return failure is None and any(id(a) in read and _floats(a) != _floats(b) for a, b in pairs)
 
 
 def _floats(op: Op) -> list[float]:
+    if "norm" in op.name:  # an epsilon and a momentum
+        return []
     return [v for v in _scalars((op.args, tuple(op.kwargs.values()))) if isinstance(v, float)]
 
 
@@ -122,28 +130,55 @@ def _scalars(tree: Any) -> list[Any]:
     return [tree]
 
 
-def carry_out(found: Exact, *, double: bool = False) -> nn.Module:
-    """Build the small model; with `double`, in float64 and with constants folded in float64.
+def carry_out(found: Exact) -> nn.Module:
+    """Build the small model in the precision of the plain one.
 
-    Not touched: the plain model, the folded tensors.
+    Not touched: the plain model (its folded tensors are put back), the folded tensors.
     """
-    model = mask.duplicate(found.model)
-    if double:
-        widen(model)
-    write(model, found.folded)
-    small = remove(model, found.plan, inplace=True)
-    tensors = dict(small.named_parameters(remove_duplicate=False))
-    cuts = {cut.name: cut for cut in found.plan.tensors}
-    with torch.no_grad():
-        for layer, value in found.folded.biases.items():
-            bias = tensors[f"{layer}.bias"]
-            weight = cuts.get(f"{layer}.weight")
-            if weight is not None:
-                value = value[torch.from_numpy(found.plan.indices(_outputs(small, layer, weight)))]  # noqa: PLW2901
-            bias.copy_(value)
+    tensors = dict(skeleton.named_tensors(found.model))
+    before = {name: tensors[name].detach().clone() for name in found.folded.tensors}
+    write(found.model, found.folded)
+    try:
+        small = remove(found.model, found.plan)
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                tensors[name].copy_(value)
+    _fill(small, _created(small, found))
     for name, module in small.named_modules():
         module.training = found.training[name]
     return small
+
+
+def widened(small: nn.Module, found: Exact) -> nn.Module:
+    """The small model in float64 and eval mode, with constants folded in float64."""
+    wide = mask.duplicate(small, torch.float64)
+    cuts = {cut.name: cut for cut in found.plan.tensors}
+    values = _created(small, found)
+    for name, value in found.folded.tensors.items():
+        dims = cuts[name].dims if name in cuts else ()
+        values[name] = sliced(value, [torch.from_numpy(found.plan.indices(d)) for d in dims])
+    _fill(wide, values)
+    return wide.eval()
+
+
+def _created(small: nn.Module, found: Exact) -> dict[str, Tensor]:
+    """Values of the biases that were made, after the cut."""
+    cuts = {cut.name: cut for cut in found.plan.tensors}
+    values = {}
+    for layer, value in found.folded.biases.items():
+        weight = cuts.get(f"{layer}.weight")
+        words = _outputs(small, layer, weight) if weight is not None else None
+        kept = slice(None) if words is None else torch.from_numpy(found.plan.indices(words))
+        values[f"{layer}.bias"] = value[kept]
+    return values
+
+
+def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
+    tensors = dict(skeleton.named_tensors(model))
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
 
 
 def _outputs(model: nn.Module, layer: str, cut: Any) -> str:
@@ -153,12 +188,3 @@ def _outputs(model: nn.Module, layer: str, cut: Any) -> str:
             cut.dims[1] if getattr(module, "groups", 1) == 1 else f"({cut.dims[0]} {cut.dims[1]})"
         )
     return str(cut.dims[0])
-
-
-def widen(model: nn.Module) -> None:
-    """Turn every tensor of a model of our own to float64, in place; plain attributes too."""
-    done: set[int] = set()
-    for _, tensor in list(skeleton.named_tensors(model)):
-        if tensor.is_floating_point() and id(tensor) not in done:
-            tensor.data = tensor.data.double()
-            done.add(id(tensor))

@@ -138,9 +138,11 @@ def diagnose(found: Exact) -> Diagnosis:
         if id(tensor) in seen or not tensor.is_floating_point():
             continue
         seen.add(id(tensor))
-        zeros += int((tensor.detach() == 0).sum())
         if tensor.ndim >= _MATRIX:
             layers.append(_layer(found, name, tensor.detach()))
+            zeros += layers[-1].zeros
+        else:
+            zeros += tensor.numel() - int(torch.count_nonzero(tensor.detach()))
     kept = {axis: axis.size - int(gone.sum()) for axis, gone in live.gone.items()}
     removed = graph.params() - graph.params(kept)
     removed_units = {n: (len(u), found.plan.sizes[n]) for n, u in found.plan.removed.items()}
@@ -172,26 +174,27 @@ def _created(found: Exact) -> int:
 
 def _layer(found: Exact, name: str, tensor: Tensor) -> Layer:
     cut = next((c for c in found.plan.tensors if c.name == name), None)
-    zero = tensor == 0
-    empty = zero.flatten(1).all(1).cpu()
-    left = zero
+    left = tensor != 0
+    zeros = tensor.numel() - int(torch.count_nonzero(left))
+    empty = ~left.flatten(1).any(1).cpu()
     stays = torch.ones(tensor.shape[0], dtype=torch.bool)
     if cut is not None:
         for dim, words in enumerate(cut.dims):
             index = torch.from_numpy(found.plan.indices(words))
-            left = left.index_select(dim, index.to(left.device))
+            if len(index) < left.shape[dim]:
+                left = left.index_select(dim, index.to(left.device))
             if dim == 0:
                 stays[:] = False
                 stays[index] = True
     return Layer(
         name=name,
         values=tensor.numel(),
-        zeros=int(zero.sum()),
+        zeros=zeros,
         filters=tensor.shape[0],
         empty=int(empty.sum()),
         removed_filters=int((~stays).sum()),
         removed_values=tensor.numel() - left.numel(),
-        left_zeros=int(left.sum()),
+        left_zeros=left.numel() - int(torch.count_nonzero(left)),
         why=_why(found, name, (empty & stays).numpy().nonzero()[0]),
     )
 

@@ -40,16 +40,30 @@ def plain(model: nn.Module) -> nn.Module:
     return copy
 
 
-def duplicate(model: nn.Module) -> nn.Module:
-    """A deep copy whose tensors are leaves; ties are kept, gradients are not copied."""
+def duplicate(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A deep copy whose tensors are leaves; ties are kept, gradients are not copied.
+
+    With a dtype, every floating tensor has it, plain attributes included.
+    """
     memo: dict[int, Any] = {}
     for _, tensor in skeleton.named_tensors(model):
         if id(tensor) not in memo:
-            data = tensor.detach().clone()
+            data = tensor.detach()
+            cast = dtype is not None and data.is_floating_point() and data.dtype != dtype
+            data = data.to(dtype) if cast else data.clone()
             if isinstance(tensor, nn.Parameter):
                 data = type(tensor)(data, requires_grad=tensor.requires_grad)
             memo[id(tensor)] = data
     return skeleton.copied(model, memo)
+
+
+def borrowed(model: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares the parameters; its buffers and attributes are its own."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    for _, tensor in skeleton.named_tensors(model):
+        if id(tensor) not in memo:
+            memo[id(tensor)] = tensor.detach().clone()
+    return skeleton.copied(model, memo).eval()
 
 
 def _unprune(module: nn.Module) -> None:
@@ -151,9 +165,13 @@ def _masked(state: Mapping[str, Any], prefix: str, value: Tensor) -> Tensor:
 
 def subnormals(model: nn.Module) -> int:
     """How many parameters are subnormal: not zero, yet below the smallest normal number."""
-    return sum(
-        int(_subnormal(p.detach()).sum()) for p in model.parameters() if p.is_floating_point()
-    )
+    count = 0
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            small = parameter.detach().abs() < torch.finfo(parameter.dtype).tiny
+            zeros = parameter.numel() - int(torch.count_nonzero(parameter.detach()))
+            count += int(torch.count_nonzero(small)) - zeros
+    return count
 
 
 def _subnormal(tensor: Tensor) -> Tensor:
