@@ -1,0 +1,9 @@
+"""Choose units under a budget, write the cut down as a plan, and rehearse it."""
+
+from excise.budget.draft import build
+from excise.budget.option import DEFAULT_MIN_KEEP
+from excise.budget.plan import plan
+from excise.budget.rehearsal import rehearse
+from excise.budget.unit import plan_units
+
+__all__ = ["DEFAULT_MIN_KEEP", "build", "plan", "plan_units", "rehearse"]

@@ -1,0 +1,75 @@
+"""Allocation: near the best of all ways to meet a budget, found by trying them all."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+
+import excise
+from excise.axes import Axis
+from excise.budget.allocate import allocate
+from excise.budget.bundle import Bundle
+from excise.calibration import Batch
+from excise.errors import UnreachableTargetError
+from excise.scores.curve import Curve, Curves
+from excise.scores.obs import obs
+from tests.calibration.network import doubled
+
+
+def bundle(costs: list[float]) -> Bundle:
+    size = len(costs) + 1
+    return Bundle(((Axis(size), 1),), (tuple(range(size)),), tuple(costs), (1,))
+
+
+def chain(steps: list[int]) -> int:
+    """Multiply-adds of a chain of layers, each between two of the widths."""
+    widths = [3, *(7 - n for n in steps), 4]
+    return sum(a * b for a, b in itertools.pairwise(widths))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_near_the_best_of_all(seed: int) -> None:
+    source = random.Random(seed)  # noqa: S311 - no secret
+    ready = [bundle(sorted(source.random() ** 3 for _ in range(6))) for _ in range(3)]
+    allowed, limit = [b.allowed(1) for b in ready], 0.55 * chain([0, 0, 0])
+
+    def cost(steps: tuple[int, ...] | list[int]) -> float:
+        return sum(sum(b.costs[:n]) for b, n in zip(ready, steps, strict=True))
+
+    fitting = [s for s in itertools.product(*allowed) if chain(list(s)) <= limit]
+    best = min(fitting, key=cost)
+    found = allocate(ready, allowed, chain, limit)
+    assert chain(found) <= limit
+    assert cost(found) <= 1.35 * cost(best) + 1e-9
+
+
+def test_only_allowed_steps_are_taken_and_the_budget_is_filled() -> None:
+    ready = [bundle([0.1 * (i + 1) for i in range(15)]), bundle([0.2 * (i + 1) for i in range(15)])]
+    allowed = [b.allowed(4) for b in ready]
+    assert allowed[0] == [0, 4, 8, 12]
+    found = allocate(ready, allowed, lambda s: (16 - s[0]) * (16 - s[1]), 130)
+    assert all(n in may for n, may in zip(found, allowed, strict=True))
+    assert found in ([8, 0], [4, 4])
+
+
+def test_a_plan_by_curves_meets_the_budget_closely() -> None:
+    model = doubled()
+    x = torch.randn(32, 3, 8, 8, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    curves = obs(model, graph, [Batch((x,), {})])
+    plan = excise.plan(graph, curves, keep_macs=0.6)
+    kept = {graph.axes[n]: graph.axes[n].size - len(u) for n, u in plan.removed.items()}
+    assert 0.5 < graph.macs(kept) / graph.macs() <= 0.6
+    small = excise.remove(model, plan)
+    assert excise.verify(model, small, plan, x[:2]).passed
+
+
+def test_groups_without_a_curve_stay_and_may_put_the_target_out_of_reach() -> None:
+    graph = excise.trace(doubled(), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    curves = Curves({"hidden": Curve(tuple(range(7)), tuple(float(i) for i in range(1, 8)))})
+    assert set(excise.plan(graph, curves, keep_units=0.9).removed) == {"hidden"}
+    with pytest.raises(UnreachableTargetError):
+        excise.plan(graph, curves, keep_macs=0.5)
