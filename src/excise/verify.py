@@ -277,9 +277,13 @@ class Wide(Tape):
     """Runs every operation in float64, even where the model asks for less."""
 
     def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Widen the dtypes that an operation is asked for."""
-        func, args, kwargs = widened(self, func, args, kwargs)
-        return func(*args, **kwargs)
+        """Widen the dtypes that an operation is asked for, and those that it makes unasked."""
+        wide, more, named = widened(self, func, args, kwargs)
+        out = wide(*more, **named)
+        written = getattr(getattr(func, "overloadpacket", None), "__name__", "").endswith("_")
+        if written and more[0] is not args[0]:  # a constant of less, which is written to
+            return args[0].copy_(out)
+        return wider(out)
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Count an operation and run it wide."""

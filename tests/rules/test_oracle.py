@@ -11,6 +11,7 @@ import torch
 from excise.axes import unify
 from excise.rules import POINTWISE, RULES, Scope
 from excise.rules.space import _names
+from excise.rules.table import RANDOM
 from excise.trace import Op
 from tests.rules.cases import CASES
 from tests.rules.oracle import Case, canonical, complaints, read, renamed
@@ -41,7 +42,8 @@ _SAME = {  # one case and the operation in it -> other names of the same signatu
     ("part-pad_after", "constant_pad_nd"): "pad",
     ("contract-cdist", "_cdist_forward"): "cdist",
     ("reduce-mean_along_one", "mean"): "nanmean",
-    ("pointwise-relu", "relu"): " ".join(sorted(POINTWISE)),
+    ("pointwise-relu", "relu"): " ".join(sorted(POINTWISE - RANDOM)),
+    ("pointwise-random_rand_like", "rand_like"): " ".join(sorted(POINTWISE & RANDOM)),
     ("part-pad_reflecting", "reflection_pad1d"): " ".join(_names("1d")),
     ("space-avg_pool2d", "avg_pool2d"): " ".join(_names("2d")),
     ("space-avg_pool3d", "avg_pool3d"): " ".join(_names("3d")),

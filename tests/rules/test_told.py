@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import excise
-from excise import budget
+from excise.budget import rehearsal
 
 # ruff: noqa: D102 - each model's class says what it does
 
@@ -83,7 +83,7 @@ def test_without_the_comparison_the_cut_is_wrong(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meta-test: the shapes alone do not tell."""
-    monkeypatch.setattr(budget, "_as_told", lambda *_: True)
+    monkeypatch.setattr(rehearsal, "_as_told", lambda *_: True)
     kind, x, removed = CASES[name]
     model = kind().eval()
     plan = excise.plan_units(excise.trace(model, x), removed)

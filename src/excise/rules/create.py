@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from excise.rules.table import Scope, rule
+from excise.rules.table import RANDOM, Scope, rule
 from excise.trace import Op
 
 
@@ -13,7 +13,10 @@ from excise.trace import Op
 def uniform(s: Scope, op: Op) -> None:
     """The same value, or noise, everywhere: any index may go."""
     for out in op.outs:
-        s.put(out, [s.free(n) for n in s.shape(out)])
+        dims = [s.free(n) for n in s.shape(out)]
+        if op.name in RANDOM:
+            s.mix("random", *dims)
+        s.put(out, dims)
 
 
 @rule(

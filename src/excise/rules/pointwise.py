@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from excise.axes import Clash, pin
-from excise.rules.table import POINTWISE, Scope, broadcast, rule
+from excise.rules.table import POINTWISE, RANDOM, Scope, broadcast, rule
 from excise.trace import Op
 
 POINTWISE |= {
@@ -109,6 +109,8 @@ def pointwise(s: Scope, op: Op) -> None:
         except Clash as clash:
             _pin_dims(s, op, shape, str(clash))
             dims = [s.fresh(n, "inputs that do not line up") for n in shape]
+        if op.name.removesuffix("_") in RANDOM:
+            s.mix("random", *dims)
         s.put(out, dims)
 
 

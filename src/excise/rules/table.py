@@ -17,6 +17,12 @@ Rule: TypeAlias = "Callable[[Scope, Op], None]"
 RULES: dict[str, Rule] = {}
 POINTWISE: set[str] = set()
 """Operations that act index by index although torch does not tag them as pointwise."""
+RANDOM = frozenset(
+    ["rand", "randn", "randint", "rand_like", "randn_like", "bernoulli", "normal", "uniform",
+     "exponential", "log_normal", "random", "geometric", "cauchy", "native_dropout", "rrelu",
+     "_fused_dropout", "rrelu_with_noise", "rrelu_with_noise_functional"]
+)  # fmt: skip
+"""Operations whose value at a unit depends on how many numbers were drawn before it."""
 VIEWS = frozenset(
     ["view", "permute", "t", "transpose", "unsqueeze", "squeeze", "expand", "slice", "split",
      "split_with_sizes", "select", "unbind", "chunk", "unflatten", "flatten"]

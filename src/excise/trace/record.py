@@ -233,9 +233,9 @@ class Recorder(Tape):
         """Run an operation, or remember what comes out of it."""
         if self.wide:
             func, args, kwargs = widened(self, func, args, kwargs)
-        if self.fakes is None:
-            return self.replay.outcome(func, args, kwargs)
-        return self.fakes.outcome(func, args, kwargs)
+        found = self.replay if self.fakes is None else self.fakes
+        out = found.outcome(func, args, kwargs)
+        return wider(out) if self.wide else out
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation and write it down."""

@@ -14,7 +14,7 @@ def _case(name: str, claim: str, function: object, *, noisy: bool = False) -> Ca
     return Case(name, claim, function, X, ((3, 4),), noisy=noisy)  # type: ignore[arg-type]
 
 
-FREE, FIXED = "n c -> a b", "n c -> A B"
+FREE, FIXED, NOISE = "n c -> a b", "n c -> A B", "n c -> a* b*"
 CASES = (
     _case("zeros", FREE, lambda _, to: torch.zeros(to[0])),
     _case("ones", FREE, lambda _, to: torch.ones(to[0])),
@@ -27,9 +27,9 @@ CASES = (
     _case("empty_strided", FREE, lambda _, to: torch.empty_strided(to[0], (9, 1)), noisy=True),
     _case("new_empty_strided", FREE, lambda x, to: x.new_empty_strided(to[0], (9, 1)), noisy=True),
     _case("empty_permuted", FREE, lambda _, to: torch.empty_permuted(to[0], (1, 0)), noisy=True),
-    _case("rand", FREE, lambda _, to: torch.rand(to[0]), noisy=True),
-    _case("randn", FREE, lambda _, to: torch.randn(to[0]), noisy=True),
-    _case("randint", FREE, lambda _, to: torch.randint(9, to[0]), noisy=True),
+    _case("rand", NOISE, lambda _, to: torch.rand(to[0]), noisy=True),
+    _case("randn", NOISE, lambda _, to: torch.randn(to[0]), noisy=True),
+    _case("randint", NOISE, lambda _, to: torch.randint(9, to[0]), noisy=True),
     Case("scalar_tensor", "n c -> ()", lambda _: aten.scalar_tensor(2.0), X),
     Case("arange", "n c -> A", lambda _: torch.arange(4), X),
     Case("linspace", "n c -> A", lambda _: torch.linspace(0, 1, 4), X),

@@ -119,7 +119,6 @@ RANDOM = (
     torch.bernoulli,
     torch.rand_like,
     torch.randn_like,
-    torch.empty_like,
     Tensor.normal_,
     Tensor.uniform_,
     Tensor.exponential_,
@@ -137,19 +136,21 @@ RANDOM = (
 def _random(function: Callable[..., Tensor]) -> Case:
     special: dict[Any, Callable[..., Tensor]] = {
         Tensor.geometric_: lambda x: x.geometric_(0.5),
+        F.alpha_dropout: lambda x: F.alpha_dropout(x, training=True),
         F.rrelu: lambda x: F.rrelu(x, training=True),
         torch.bernoulli: lambda x: torch.bernoulli(x.sigmoid()),
         torch.normal: lambda x: torch.normal(x, 1.0),
     }
     name = f"random {function.__name__.strip('_')}"
     called = special.get(function, function)
-    return Case(name, "n c -> n c", called, (real(3, 4),), noisy=True)
+    return Case(name, "n* c* -> n* c*", called, (real(3, 4),), noisy=True)
 
 
 CASES = (
     *(Case(f.__name__, "n c -> n c", f, (real(3, 4),)) for f in ONE),
     *(Case(f"{f.__name__} of two", "n c, n c -> n c", f, (real(3, 4), real(3, 4))) for f in TWO),
     *(_random(f) for f in RANDOM),
+    Case("empty_like", "n c -> n c", torch.empty_like, (real(3, 4),), noisy=True),
     Case("broadcast row", "n c h, c 1 -> n c h", lambda x, y: x + y, (real(2, 3, 4), real(3, 1))),
     Case("broadcast both", "n 1, 1 c -> n c", lambda x, y: x * y, (real(3, 1), real(1, 4))),
     Case("broadcast scalar", "n c, () -> n c", lambda x, y: x / y, (real(3, 4), real())),
@@ -195,12 +196,12 @@ CASES = (
     ),
     Case(
         "native_dropout",
-        "n c -> n c, n c",
+        "n* c* -> n* c*, n* c*",
         lambda x: torch.native_dropout(x, 0.5, True),  # noqa: FBT003
         (real(3, 4),),
         noisy=True,
     ),
-    Case("feature_dropout", "n c h -> n c h", F.dropout1d, (real(2, 3, 4),), noisy=True),
+    Case("feature_dropout", "n* c* h -> n* c* h", F.dropout1d, (real(2, 3, 4),), noisy=True),
     Case(
         "dropout in eval mode",
         "n c -> n c",
