@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from excise.trace.outline import outline
+
 _FULL = 20_000  # outcomes kept before all are dropped: about 20 MB
 _ATOMS = frozenset([type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format])
 _DEVICE = torch.ops.prim.device.default
@@ -62,7 +64,8 @@ class Fakes(FakeTensorMode):
             return func(*args, **kwargs)
         known = _outcomes.get(key)
         if known is None:
-            out = func(*args, **kwargs)
+            shapes = outline(func, args, kwargs)
+            out = func(*args, **kwargs) if shapes is None else self._drawn(shapes, args)
             if self._key(func, args, kwargs) == key:  # an input that changed shape is no outcome
                 self._learn(key, args, out)
             return out
@@ -150,6 +153,16 @@ class Fakes(FakeTensorMode):
         if any(t is given for t in made for given in args if t is not None):
             return
         _outcomes[key] = _Outcome(kind, tuple(None if t is None else _mold(t) for t in made))
+
+    def _drawn(self, shapes: list[tuple[int, ...]], args: tuple[Any, ...]) -> Any:
+        """Contiguous fake tensors like the first tensor that goes in."""
+        like = args[0][0] if isinstance(args[0], (tuple, list)) else args[0]
+        made = []
+        for shape in shapes:
+            with torch._C._DisableTorchDispatch():  # noqa: SLF001 - else a mode would see it
+                body = torch.empty(shape, dtype=like.dtype, device=_META)
+            made.append(FakeTensor(self, body, like.fake_device))
+        return made[0] if len(made) == 1 else tuple(made)
 
     def _stamp(self, mold: _Mold) -> Tensor:
         """Another fake tensor: what `FakeTensor.__new__` does, without its checks."""
