@@ -34,7 +34,7 @@ def curve(level: Level) -> tuple[Fan, Tensor, Curve]:
     torch.manual_seed(0)
     model, x = Fan().double().eval(), torch.randn(N, 3, dtype=torch.float64)
     graph = excise.trace(model, x[:2])
-    found = obs(model, graph, [Batch((x,), {})], level=level, rows=N, damping=1e-6)
+    found = obs(model, graph, [Batch((x,), {})], level=level, rows=N, damping=1e-6, probes=0)
     return model, x, found.values["up"]
 
 
@@ -88,7 +88,7 @@ def test_a_twin_costs_nothing_until_its_other_half_goes() -> None:
     model = doubled()
     x = torch.randn(32, 3, 8, 8, dtype=torch.float64)
     graph = excise.trace(model, x[:2])
-    found = obs(model, graph, [Batch((x,), {})], damping=1e-6).values["conv1"]
+    found = obs(model, graph, [Batch((x,), {})], damping=1e-6, probes=0).values["conv1"]
     assert {unit % 4 for unit in found.order[:4]} == {0, 1, 2, 3}
     assert found.cost[3] < 0.01 * found.cost[5]
 
@@ -103,3 +103,36 @@ def test_heads_are_blocks_and_what_nobody_sums_has_no_curve() -> None:
     sizes = {group.name: group.size for group in graph.groups}
     assert len(found.values["0.linear1"].order) == sizes["0.linear1"] - 1
     assert all(len(c.order) == sizes[name] - 1 for name, c in found.values.items())
+
+
+class Uneven(nn.Module):
+    """Two branches alike, of which the output hardly hears the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up1, self.down1 = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.up2, self.down2 = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        out: Tensor = self.down1(self.up1(x).tanh()) + 0.1 * self.down2(self.up2(x).tanh())
+        return out
+
+
+def test_probes_weigh_groups_by_what_the_output_hears() -> None:
+    model, x = Uneven().double().eval(), torch.randn(256, 6, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    data = [Batch((part,), {}) for part in x.split(64)]
+    local = obs(model, graph, data, probes=0).values
+    heard = obs(model, graph, data, probes=128).values
+    for name in ("up1", "up2"):
+        assert local[name].order == heard[name].order
+    ratio = [(heard[n].cost[3] / local[n].cost[3]) for n in ("up1", "up2")]
+    assert 30 < ratio[0] / ratio[1] < 300  # a factor of 0.1 is 0.01 in squares
+
+
+def test_probing_changes_nothing() -> None:
+    model, x = Uneven().double().eval(), torch.randn(64, 6, dtype=torch.float64)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    obs(model, excise.trace(model, x[:2]), [Batch((x,), {})])
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""Criteria: one per file, each returning one number per unit, larger = keep."""
+"""Criteria: one per file; scores (one number per unit, larger = keep) or cost curves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from excise.errors import InvalidTargetError
 from excise.scores.bn_scale import bn_scale
+from excise.scores.curve import Curve, Curves
 from excise.scores.magnitude import magnitude
+from excise.scores.obs import obs
 from excise.scores.random import random
 from excise.scores.scores import Scores
 from excise.scores.taylor import taylor
@@ -28,8 +30,20 @@ def by_name(name: str) -> Callable[..., Scores]:
         InvalidTargetError: no such criterion.
     """
     if not isinstance(name, str) or name not in CRITERIA:
-        raise InvalidTargetError("criterion", repr(name), f"one of {', '.join(CRITERIA)}")
+        names = ", ".join((*CRITERIA, "obs"))
+        raise InvalidTargetError("criterion", repr(name), f"one of {names} (with calibration data)")
     return CRITERIA[name]
 
 
-__all__ = ["CRITERIA", "Scores", "bn_scale", "by_name", "magnitude", "random", "taylor"]
+__all__ = [
+    "CRITERIA",
+    "Curve",
+    "Curves",
+    "Scores",
+    "bn_scale",
+    "by_name",
+    "magnitude",
+    "obs",
+    "random",
+    "taylor",
+]

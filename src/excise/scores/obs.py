@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,10 +13,12 @@ from excise.axes import Axis
 from excise.calibration import Batch, Consumer, Moments, consumers, watch
 from excise.graph import AxisGraph
 from excise.scores.curve import Curve, Curves
+from excise.scores.probe import scaled
 
 Level = Literal["second", "variance", "conditional"]
 DEFAULT_ROWS = 4096
 DEFAULT_DAMPING = 1e-2
+DEFAULT_PROBES = 128
 
 
 def obs(
@@ -26,6 +29,7 @@ def obs(
     level: Level = "conditional",
     rows: int = DEFAULT_ROWS,
     damping: float = DEFAULT_DAMPING,
+    probes: int = DEFAULT_PROBES,
 ) -> Curves:
     """Cost curves from the moments of what consumers read on calibration data.
 
@@ -45,6 +49,9 @@ def obs(
         batches: calibration data, from `excise.calibration.batches`; labels are not needed.
         level: which cost.
         rows: most positions of each batch that count.
+        probes: samples on which the costs of different groups are brought into one unit, by what
+            each group alone moves the outputs; one forward pass for each group. 0 leaves costs as
+            shares of each consumer's output.
         damping: added to every feature's variance, in units of their mean; for `conditional`.
 
     Returns:
@@ -70,7 +77,17 @@ def obs(
                 if level == "conditional"
                 else _ranked(readings, group.size, level)
             )
-    return Curves(curves)
+    found_curves = Curves(curves)
+    if not probes:
+        return found_curves
+    few = _first(batches, probes)
+    return scaled(model, graph, found_curves, weights=weights, moments=moments, batches=few)
+
+
+def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """The first batches, until there are so many samples."""
+    ends = itertools.accumulate(batch.samples for batch in batches)
+    return [b for b, end in zip(batches, ends, strict=True) if end - b.samples < samples]
 
 
 class _Reading(NamedTuple):

@@ -1,0 +1,140 @@
+"""Probes: what a group's local costs mean at the model's outputs.
+
+Local costs are shares of a consumer's output. Whether a tenth of one layer's output matters as much
+as a tenth of another's is asked of the model: each group alone loses some of its units, its
+consumers are refitted in closed form, and the outputs tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from excise.axes import Axis
+from excise.calibration import Batch, Consumer, Moments
+from excise.graph import AxisGraph
+from excise.scores.curve import Curve, Curves
+from excise.trace.record import Tape, output_leaves, run
+from excise.trace.skeleton import copied, named_tensors
+
+_SHARE = 0.3  # of a group's units are taken away in its probe
+_RIDGE = 1e-2  # of the mean feature variance
+
+
+class Change(NamedTuple):
+    """A consumer as it is after a refit: another weight, and something added to its output."""
+
+    weight: Tensor
+    shift: Tensor
+
+
+class _Changed(Tape):
+    """Runs a model with some consumers changed; the model itself is not."""
+
+    def __init__(self, changes: Mapping[int, tuple[Consumer, Change]]) -> None:
+        super().__init__()
+        self.changes = changes
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation, with another weight if it is one of the consumers."""
+        del name
+        found = self.changes.get(self.count)
+        self.count += 1
+        if found is None:
+            return func(*args, **kwargs)
+        consumer, change = found
+        place = 2 if consumer.turned else 1
+        with self.pause():
+            out = func(*args[:place], change.weight, *args[place + 1 :], **kwargs)
+            return out + change.shift.reshape([-1] + [1] * len(consumer.kernel))
+
+
+def scaled(
+    model: nn.Module,
+    graph: AxisGraph,
+    curves: Curves,
+    *,
+    weights: Mapping[Consumer, Tensor],
+    moments: Mapping[Any, Moments],
+    batches: Sequence[Batch],
+) -> Curves:
+    """The same curves in units of the outputs' variance.
+
+    Args:
+        model: in the mode in which it is to run. Not touched.
+        graph: its axes.
+        curves: local costs.
+        weights: consumer -> its matrix.
+        moments: reading -> its moments.
+        batches: what to run; one forward pass for each group, and one more.
+
+    Source:
+        The probe of `alpha_g = KL / L_g` as in SPDY (Frantar and Alistarh, ICML 2022, sec. 3.2)
+        weighs layers by a measured loss; here the squared change of all outputs, which needs no
+        labels and no logits.
+    """
+    wanted = [_outputs(model, batch, {}) for batch in batches]
+    found = {}
+    for name, curve in curves.values.items():
+        count = max(1, round(_SHARE * len(curve.order)))
+        taken = (graph.axes[name], curve.order[:count])
+        changes = {
+            c.op: (c, change)
+            for c, matrix in weights.items()
+            if (change := _refitted(graph, c, taken, matrix, moments)) is not None
+        }
+        moved = [_outputs(model, batch, changes) for batch in batches]
+        local = curve.cost[count - 1]
+        scale = _distance(wanted, moved) / local if local > 0 else 1.0
+        found[name] = Curve(curve.order, tuple(scale * cost for cost in curve.cost))
+    return Curves(found)
+
+
+def _refitted(
+    graph: AxisGraph,
+    consumer: Consumer,
+    units: tuple[Axis, Sequence[int]],
+    matrix: Tensor,
+    moments: Mapping[Any, Moments],
+) -> Change | None:
+    """A consumer that reads the axis, without some units, made up for by the others."""
+    axis, removed = units
+    columns = consumer.units(graph.scope, axis)
+    if columns is None:
+        return None
+    seen = moments[consumer.reading]
+    gone = torch.isin(columns, torch.tensor(removed)).to(seen.xx.device)
+    spread, mean = seen.covariance(), seen.mean()
+    old = matrix.to(spread)
+    size = spread.diagonal(dim1=1, dim2=2)
+    damping = _RIDGE * size.mean(1, keepdim=True) + torch.finfo(spread.dtype).tiny
+    damped = (spread + torch.diag_embed(damping.expand_as(size)))[:, ~gone][:, :, ~gone]
+    lost = spread[:, ~gone][:, :, gone] @ old[:, :, gone].mT
+    new = old.clone()
+    new[:, :, gone] = 0
+    new[:, :, ~gone] += torch.linalg.solve(damped, lost).mT
+    shift = ((old - new) @ mean[:, :, None]).reshape(-1)
+    like = dict(graph.stage.model.named_parameters(remove_duplicate=False))[consumer.weight]
+    return Change(consumer.weight_of(new, like.detach()), shift.to(like.dtype))
+
+
+def _outputs(
+    model: nn.Module, batch: Batch, changes: Mapping[int, tuple[Consumer, Change]]
+) -> list[Tensor]:
+    shell = copied(model, {id(t): t for _, t in named_tensors(model)})
+    with torch.no_grad():
+        out = run(shell, _Changed(changes), batch.args, batch.kwargs)
+    return [t.double() for _, t in output_leaves(out) if t.is_floating_point()]
+
+
+def _distance(wanted: Sequence[list[Tensor]], moved: Sequence[list[Tensor]]) -> float:
+    """Squared change as a share of the variance, summed over outputs, averaged over batches."""
+    total = 0.0
+    for before, after in zip(wanted, moved, strict=True):
+        for a, b in zip(before, after, strict=True):
+            spread = float((a - a.mean()).square().mean())
+            total += float((a - b).square().mean()) / max(spread, torch.finfo(torch.float64).tiny)
+    return total / len(wanted)
