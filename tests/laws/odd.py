@@ -87,7 +87,7 @@ class Sized(nn.Module):
             x = x.clone()
             x[:, : self.sizes[2]] += self.some(x)
         elif self.how == "write over":
-            x[:, 2:5] = self.some(x)
+            x[:, 2:5] = self.some(x.clone())
         else:
             x *= self.plain
         out: Tensor = self.last(x)

@@ -11,6 +11,7 @@ from hypothesis import given, seed, settings
 from tests.laws import (
     test_attribute,
     test_file,
+    test_place,
     test_plan,
     test_silence,
     test_twice,
@@ -26,6 +27,7 @@ LAWS: dict[str, Callable[[Cut], None]] = {
     "a plan is spent": test_plan.spent,
     "what is saved is loaded": test_file.holds,
     "two cuts are one": test_twice.holds,
+    "a cut in place is the same": test_place.holds,
 }
 SHARES = 10
 
