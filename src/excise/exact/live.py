@@ -18,6 +18,7 @@ from torch import Tensor
 from excise.axes import Axis
 from excise.exact.affine import Affine
 from excise.exact.effect import Marks
+from excise.exact.group import Grouped
 from excise.exact.knowledge import Knowledge
 from excise.exact.place import Place, places
 from excise.trace import Op
@@ -66,7 +67,21 @@ class Liveness:
             while self._sweep():
                 pass
             if not (self._carry() or self._last() or self._tie()):
+                self._name_mixers()
                 return
+
+    def _name_mixers(self) -> None:
+        """Where a constant turned into something else because a norm mixed it, say so."""
+        for step, effect in zip(self.k.program.steps, self.k.effects, strict=True):
+            if not isinstance(effect, Grouped):
+                continue
+            lost = effect.c.facts[0].known & ~effect.outs[0].known
+            for axis, units in self.k.layout.units(self.k.program.refs[step.ins[0]], lost):
+                for unit in units.nonzero().flatten().tolist():
+                    before = self.reasons.get((axis.name, unit))
+                    if before is not None and before.kind == "read":
+                        made = Stays("mixed", step.op.name, step.op.module)
+                        self.reasons[axis.name, unit] = made
 
     def marks(self, version: int) -> Marks:
         """Elements of a version that go."""
