@@ -296,3 +296,17 @@ def test_a_spent_plan_is_refused(model: Any, plan: excise.Plan) -> None:
     excise.remove(model, plan, inplace=True)
     with pytest.raises(ExciseError, match="spent"):
         excise.remove(model, plan)
+
+
+def test_a_model_with_masks_attached_is_cut_too() -> None:
+    """Its weights are computed from others before each call, and are no leaves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    torch.nn.utils.prune.l1_unstructured(model[0], "weight", 0.5)
+    x = torch.randn(3, 4)
+    graph = excise.trace(model, x)
+    (group,) = graph.groups
+    plan = excise.plan_units(graph, {group.name: [1, 4]})
+    small = excise.remove(model, plan)
+    assert small[0].weight_orig.shape == small[0].weight_mask.shape == (4, 4)  # type: ignore[index]
+    assert excise.verify(model, small, plan, x).passed

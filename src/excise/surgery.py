@@ -54,7 +54,8 @@ def remove(
         if id(tensor) in made or (indices is None and inplace):
             continue
         made[id(tensor)] = sliced(tensor.detach(), indices)
-        gradients[id(tensor)] = None if tensor.grad is None else sliced(tensor.grad, indices)
+        grad = tensor.grad if tensor.is_leaf else None  # a masked weight is computed: no leaf
+        gradients[id(tensor)] = None if grad is None else sliced(grad, indices)
     old = list({id(t): t for t in tensors.values()}.values())
     if inplace:
         result, new = model, _swap(old, made, gradients)
