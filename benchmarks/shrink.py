@@ -133,7 +133,7 @@ def by_torch_pruning(model: nn.Module, x: Tensor) -> nn.Module:
     tp: Any = importlib.import_module("torch_pruning")
     small = permanent(model)
     for p in small.parameters():
-        p.requires_grad_(requires_grad=True)
+        p.requires_grad = True
     graph = tp.DependencyGraph().build_dependency(small, example_inputs=x)
     modules = dict(small.named_modules())
     for name in dead(small):
