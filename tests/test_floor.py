@@ -19,7 +19,7 @@ FLOORS = (  # bottom first, see docs/decisions/0002-floors.md
     ("axes",),
     ("trace", "rules", "layers"),
     ("equality", "graph"),
-    ("plan", "calibration", "scores", "measure"),
+    ("uniform", "plan", "calibration", "scores", "measure"),
     ("budget", "surgery", "exact", "refit"),
     ("verify",),
     ("files", "report", "prune", "shrink"),

@@ -69,15 +69,18 @@ VARIANTS: tuple[dict[str, int | None], ...] = (
     {},
     {"head_dim": None, "d_kv": None},
     {"num_key_value_heads": None},
-    {"num_key_value_heads": 4, "head_dim": 8, "rotary_dim": 8},
+    {"num_key_value_heads": 4, "head_dim": 8, "rotary_dim": 8, "num_experts_per_tok": 2},
     {"head_dim": None, "num_key_value_heads": None, "n_group": None, "topk_group": None},
-    {"head_dim": 32, "num_heads": 4, "rotary_dim": 8, "dim": 128},
+    {"head_dim": 32, "num_heads": 4, "rotary_dim": 8, "dim": 128, "n_groups": 2},
     {"patch_size": None, "image_size": None},
     {"num_hidden_layers": None, "num_layers": None, "n_layers": None},
     {"state_size": None, "hidden_size": None, "num_attention_heads": None, "head_dim": None},
     {"max_position_embeddings": None, "n_positions": None, "qk_rope_head_dim": None},
 )
-"""Changes to `SMALL`, in the order in which they are tried; None leaves the default."""
+"""Changes to `SMALL`, in the order in which they are tried; None leaves the default.
+
+They also replace a default of None, where the configuration has the attribute.
+"""
 
 
 def prepare() -> None:
@@ -117,9 +120,12 @@ def _small(config: Any, change: dict[str, int | None]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in (SMALL | change).items():
         present = vars(config).get(key, getattr(type(config), key, None))
-        if value is not None and type(present) is int:
+        stated = key in change and hasattr(config, key)
+        if value is not None and (type(present) is int or stated):
             found[key] = value
     attributes = vars(config)
+    if "use_cache" in attributes:
+        found["use_cache"] = False  # else the cache is an output, and its axes are the caller's
     for key in getattr(type(config), "sub_configs", {}):
         inner = attributes.get(key)
         if hasattr(inner, "to_dict"):

@@ -214,8 +214,9 @@ def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> 
             pin(term, Why("a model output", path))
     for record in found.calls:
         if record.name in {"tolist", "numpy", "__array__"}:
-            numbers = scope.numbered(record.args[0]) or []
-            pin(numbers, Why("the numbers of its units are read by the code", record.where))
+            read_ = (*scope.get(record.args[0]), scope.numbered(record.args[0]) or [])
+            for term in read_:
+                pin(term, Why("its values are read by the code, one by one", record.where))
     wanted = [d for record in found.calls for d in demands(scope, record)]
     wanted += [d for guard in found.guards for d in compared(scope, guard)]
     for number, why in extra:
@@ -224,6 +225,7 @@ def infer(found: Trace, stage: Stage, extra: Iterable[tuple[int, Why]] = ()) -> 
             for term in scope.get(ref):
                 pin(term, why)
     _pin_unused(scope)
+    scope.settle()
     _pin_without_parameter(scope)
     return _finish(found, stage, scope, wanted)
 
@@ -239,7 +241,8 @@ def _finish(found: Trace, stage: Stage, scope: Scope, wanted: list[Any]) -> Axis
     for expr, least in found.bounds:
         bound = solver.bound(expr, least, known)
         if bound is not None:
-            scope.keep([bound[0]], bound[1])
+            axis, count = bound
+            scope.least[axis] = max(count, scope.least.get(axis, 1))
     axes, slots = _name(found, scope)
     groups, pins = [], []
     ties = {id(axis): tie for tie in solution.ties for axis, _ in tie.members}

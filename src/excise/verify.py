@@ -256,9 +256,14 @@ def _mixing(before: AxisGraph, after: AxisGraph, removed: Removed) -> dict[int, 
         if any(leaf in removed for leaf in leaves(mixing.term)):
             found[mixing.op] = f"{mixing.name} in {ops[mixing.op].module}"
     for number, (a, b) in enumerate(zip(ops, after.trace.ops, strict=True)):
-        if _floats(a) != _floats(b):
+        if _floats(a) != _floats(b) or _constants(before, a) != _constants(after, b):
             found[number] = f"{a.name} (a constant computed from a length) in {a.module}"
     return found
+
+
+def _constants(graph: AxisGraph, op: Op) -> list[float | None]:
+    """The values of constants that an operation takes as tensors, None for other tensors."""
+    return [graph.trace.tensors[ref.number].value for ref in op.inputs()]
 
 
 def _floats(op: Op) -> list[float]:
@@ -323,6 +328,9 @@ class Silenced(Wide):
         given = _flatten((args, kwargs))
         with self.pause():
             small = [self._gather(t, ref) for t, ref in zip(given, old.inputs(), strict=True)]
+            for i, value in enumerate(_constants(self.after, new)):
+                if value is not None:  # computed from a length that the cut changes
+                    small[i] = torch.full_like(small[i], value)
         there = iter(small)
         new_args = _refill(new.args, there)
         new_kwargs = _refill(new.kwargs, there)

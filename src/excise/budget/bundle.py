@@ -13,6 +13,7 @@ from excise.axes import Axis
 from excise.graph import AxisGraph
 from excise.scores.curve import Curves
 from excise.scores.scores import Scores
+from excise.uniform import Reach
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,21 @@ class Bundle:
 
 
 def bundles(
-    graph: AxisGraph, scores: Scores | Curves, min_keep: float, guarded: set[Axis]
+    graph: AxisGraph,
+    scores: Scores | Curves,
+    min_keep: float,
+    guarded: set[Axis],
+    within: Reach | None = None,
 ) -> list[Bundle]:
     """Groups that may be cut, tied ones together, with their units in order of removal.
 
     Scores of a group are divided by their mean, so that groups of different scale compare; curves
-    are taken as they are, and a bundle of which one group has none is left out.
+    are taken as they are, and a bundle of which one group has none is left out. `within` says
+    which groups a uniform cut takes in step.
     """
     out: list[Bundle] = []
-    for members in _ties(graph):
+    ties = _ties(graph) if within is None else (tie.members for tie in within.ties)
+    for members in ties:
         if any(axis in guarded or axis.pin is not None for axis, _ in members):
             continue
         least = graph.scope.least

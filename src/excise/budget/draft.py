@@ -12,9 +12,15 @@ from excise.trace.skeleton import read
 
 
 def build(
-    graph: AxisGraph, kept: Mapping[Axis, int], removed: Mapping[str, tuple[int, ...]]
+    graph: AxisGraph,
+    kept: Mapping[Axis, int],
+    removed: Mapping[str, tuple[int, ...]],
+    numbers: Iterable[tuple[str, int, int]] = (),
 ) -> Plan:
-    """Write a cut down as a plan: tensors, dimensions, attributes."""
+    """Write a cut down as a plan: tensors, dimensions, attributes.
+
+    `numbers` are attributes of the model itself that change as well: path, before, after.
+    """
     lengths = Lengths(kept)
     tensors: list[TensorCut] = []
     after: dict[str, tuple[int, ...]] = {}
@@ -32,7 +38,7 @@ def build(
         removed=dict(removed),
         sizes={axis.name: axis.size for axis in used},
         tensors=tuple(tensors),
-        attributes=_attributes(graph, kept, after),
+        attributes=_attributes(graph, kept, after, numbers),
         shapes=before,
     )
 
@@ -46,7 +52,10 @@ def length(lengths: Lengths, term: Iterable[Axis]) -> int:
 
 
 def _attributes(
-    graph: AxisGraph, kept: Mapping[Axis, int], after: Mapping[str, tuple[int, ...]]
+    graph: AxisGraph,
+    kept: Mapping[Axis, int],
+    after: Mapping[str, tuple[int, ...]],
+    numbers: Iterable[tuple[str, int, int]],
 ) -> tuple[AttributeCut, ...]:
     """Attributes by provenance, then those of known layers; only the ones that change."""
     model = graph.stage.model
@@ -56,6 +65,7 @@ def _attributes(
         found[attribute.module, attribute.path] = (old, new)
     for module, path, old, new in table_attributes(model, after, _new(found)):
         found[module, path] = (old, new)
+    found |= {("", path): (old, new) for path, old, new in numbers}
     return tuple(
         AttributeCut(module, path, old, new)
         for (module, path), (old, new) in found.items()

@@ -25,6 +25,7 @@ from excise.graph import AxisGraph, infer
 from excise.plan import Plan
 from excise.scores.curve import Curves
 from excise.scores.scores import Scores
+from excise.uniform import reach
 
 _ROUNDS = 64
 
@@ -39,6 +40,7 @@ def plan(
     round_to: int = 1,
     min_keep: float = DEFAULT_MIN_KEEP,
     protect: str | Iterable[str] = (),
+    uniform: bool = False,
 ) -> Plan:
     """Choose the units to remove, over all groups, within one budget.
 
@@ -59,6 +61,9 @@ def plan(
         round_to: keep a multiple of this many units in each group that is cut.
         min_keep: least to keep of each group: units if >= 1, else a fraction of the group.
         protect: names or patterns (`layer1.*`) of modules or parameters whose axes stay whole.
+        uniform: cut repeated layers alike; of a model with a configuration (`model.config`) only
+            as far as its constructor can build from smaller numbers, which then change too, so
+            that the result saves and loads without excise.
 
     Returns:
         The plan with the largest model that meets the budget along the ranking, or at least
@@ -77,10 +82,16 @@ def plan(
     if isinstance(scores, Scores):
         check_scores(graph, scores)
     extra: list[tuple[int, Why]] = []
+    fixed: list[str] = []  # numbers of the configuration whose smaller values turned out not to fit
     for _ in range(_ROUNDS):
-        ready = bundles(graph, scores, min_keep, protected(graph, patterns))
+        within = reach(graph, tuple(fixed)) if uniform else None
+        ready = bundles(graph, scores, min_keep, protected(graph, patterns), within)
         kept, removed = _choose(graph, ready, scores, (name, target), round_to)
-        made = build(graph, kept, removed)
+        unfit = [] if within is None else within.unfit(graph, kept)
+        fixed += unfit
+        if unfit:
+            continue
+        made = build(graph, kept, removed, () if within is None else within.edits(kept))
         found = rehearse(graph, made, kept)
         if not found:
             return made

@@ -192,6 +192,32 @@ def counted(s: Scope, op: Op) -> None:
     raise Clash(f"the result of {op.name} depends on data")
 
 
+@rule("masked_scatter")
+def masked_scatter(s: Scope, op: Op) -> None:
+    """Values, in order, where a mask is true: axes along which it is the same are carried on.
+
+    A mask that was expanded along the last dimensions takes whole rows of the values.
+    """
+    dims, mask, values = (s.get(ref) for ref in op.args[:3])
+    shape, covers, given = (s.shape(ref) for ref in op.args[:3])
+    whole = 0  # how many last dimensions go over as they are
+    while whole < min(len(mask), len(values)):
+        at = len(mask) - 1 - whole
+        spread = covers[at] == 1 or (op.args[1].number, at) in s.spread
+        if not spread or given[-1 - whole] != shape[-1 - whole]:
+            break
+        whole += 1
+    for i in range(1, whole + 1):
+        unify(dims[-i], values[-i])
+        if covers[-i] != 1:
+            unify(dims[-i], mask[-i])
+    for term in (*dims[: len(dims) - whole], *values[: len(values) - whole]):
+        s.pin(term, "values are laid under a mask in order")
+    for term in mask[: len(mask) - whole]:
+        s.pin(term, "a mask counts its units")
+    s.put(op.outs[0], dims)
+
+
 @rule("histc")
 def histc(s: Scope, op: Op) -> None:
     """Counts; of numbers of units, one count for each unit."""

@@ -89,6 +89,9 @@ def expand(s: Scope, op: Op) -> None:
         dims[i - extra] if i >= extra and shape[i - extra] == n else s.free(n)
         for i, n in enumerate(target)
     ]
+    for i, n in enumerate(target):
+        if n != 1 and (i < extra or shape[i - extra] == 1):
+            s.spread.add((op.outs[0].number, i))
     s.put(op.outs[0], out)
 
 

@@ -77,6 +77,9 @@ class Scope:
         self.mixings: list[Mixing] = []
         self.products: list[Product] = []
         self.numbers: dict[int, Term] = {}
+        self.spread: set[tuple[int, int]] = set()  # tensor, dimension: the same at every index
+        self.counts: list[tuple[Term, int]] = []
+        self.strides: list[tuple[Term, int]] = []
         self.least: dict[Axis, int] = {}
         self.multiple: dict[Axis, int] = {}
         self.here = 0
@@ -162,16 +165,29 @@ class Scope:
 
     def keep(self, term: Term, count: int) -> None:
         """Note that at least so many units of a term must stay."""
-        for axis in flat(term):
-            self.least[axis] = max(count, self.least.get(axis, 1))
+        self.counts.append((list(term), count))
 
     def align(self, term: Term, multiple: int) -> None:
         """Note that a kernel takes this dimension only in multiples of so many units."""
-        inner = flat(term)[-1:]
-        for axis in inner:
+        self.strides.append((list(term), multiple))
+
+    def settle(self) -> None:
+        """Read `keep` and `align` as limits of axes, once no rule will split an axis any more."""
+        for term, count in self.counts:
+            axes = [axis for axis in flat(term) if axis.parts is None]
+            longest = max(axes, key=lambda axis: axis.size, default=None)
+            if longest is None or longest.size < count or len(axes) < len(flat(term)):
+                pin(term, Why("so many of its units are needed", ""))
+            else:
+                self.least[longest] = max(count, self.least.get(longest, 1))
+        for term, multiple in self.strides:
+            self._stride(term, multiple)
+
+    def _stride(self, term: Term, multiple: int) -> None:
+        for axis in flat(term)[-1:]:  # if the innermost factor is a multiple, so is the product
             if axis.parts is not None:
                 for part in axis.parts:
-                    self.align([part], multiple)
+                    self._stride([part], multiple)
             elif axis.size % multiple == 0:
                 self.multiple[axis] = math.lcm(multiple, self.multiple.get(axis, 1))
 
@@ -224,17 +240,17 @@ def _same_units(term: Term, other: Term | None) -> bool:
 def broadcast(s: Scope, tensors: list[Ref], shape: tuple[int, ...]) -> list[Term]:
     """Unify dimensions under broadcasting; dimensions of length 1 say nothing."""
     dims: list[Term] = []
+    given = [(s.shape(ref), s.get(ref)) for ref in tensors]
     for i, length in enumerate(shape):
         known: Term | None = None
-        for ref in tensors:
-            j = i - (len(shape) - len(s.shape(ref)))
-            if j < 0 or s.shape(ref)[j] != length or length == 1:
+        for source, terms in given:
+            j = i - (len(shape) - len(source))
+            if j < 0 or source[j] != length or length == 1:
                 continue
-            term = s.get(ref)[j]
             if known is None:
-                known = term
+                known = terms[j]
             else:
-                unify(known, term)
+                unify(known, terms[j])
         dims.append(known if known is not None else s.free(length))
     return dims
 

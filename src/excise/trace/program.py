@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ class TensorInfo(NamedTuple):
 
     `name` is the qualified name of a parameter, buffer or tensor attribute; `role` is one of
     `parameter`, `buffer`, `attribute`, `input`, `constant`, `activation`; `width` is the size of
-    an element in bytes.
+    an element in bytes, `value` that of a constant of one element.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +29,7 @@ class TensorInfo(NamedTuple):
     floating: bool = True
     boolean: bool = False
     width: int = 4
+    value: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,16 @@ class Trace:
 
 def refs(tree: Any) -> list[Ref]:
     """Every tensor in nested tuples, lists and dicts, in order."""
-    if type(tree) is Ref:
-        return [tree]
-    if isinstance(tree, (tuple, list)):
-        return [ref for item in tree for ref in refs(item)]
-    if isinstance(tree, dict):
-        return [ref for item in tree.values() for ref in refs(item)]
-    return []
+    found: list[Ref] = []
+    _gather((tree,), found)
+    return found
+
+
+def _gather(items: Iterable[Any], found: list[Ref]) -> None:
+    for item in items:
+        if type(item) is Ref:
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
+            _gather(item, found)
+        elif isinstance(item, dict):
+            _gather(item.values(), found)

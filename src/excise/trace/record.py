@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map_only
@@ -210,8 +211,10 @@ class Recorder(Tape):
             self.alive.append(tensor)
             shape = tuple(map(int, tensor.size()))
             floating, boolean = tensor.is_floating_point(), tensor.dtype is torch.bool
-            width = tensor.element_size()
-            self.tensors.append(TensorInfo(shape, role, name, floating, boolean, width))
+            width, value = tensor.element_size(), None
+            if role == "constant" and tensor.numel() == 1:
+                value = _number(tensor)
+            self.tensors.append(TensorInfo(shape, role, name, floating, boolean, width, value))
         return Ref(number)
 
     def alias(self, source: Tensor, out: Tensor) -> None:
@@ -362,6 +365,15 @@ class Calls(TorchFunctionMode):
         if self.tape.paused:
             return func(*args, **kwargs)
         return self.tape.step(name, Whole(self.tape, func), args, kwargs)
+
+
+def _number(tensor: Tensor) -> float | None:
+    """The value of a tensor that was made of a number; None if it is not known."""
+    known = tensor.constant if isinstance(tensor, FakeTensor) else tensor
+    if known is None or known.is_complex() or known.is_meta:
+        return None
+    with torch._C._DisableTorchDispatch():  # noqa: SLF001 - else a mode would see it
+        return float(known)
 
 
 def _is_mapped(value: Any) -> bool:

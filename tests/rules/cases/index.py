@@ -88,7 +88,7 @@ CASES = (
     ),
     Case(
         "masked_scatter",
-        "N C, M K, S -> U V",
+        "N C, M K, S -> N C",
         lambda x, m, y: x.masked_scatter(m, y),
         (real(3, 4), flags(3, 4), real(12)),
     ),
@@ -164,6 +164,12 @@ CASES = (
     Case("bincount", "N -> T", lambda x: torch.bincount(x, minlength=5), (index(5, 7),)),
     Case("unique", "N C -> T", torch.unique, (index(5, 3, 4),)),
     Case("unique rows", "N C -> T U", lambda x: torch.unique(x, dim=0), (index(2, 5, 2),)),
+    Case(
+        "masked_scatter of rows",
+        "N T c, K c, N2 T2 1 -> N T c",
+        lambda x, rows, m: x.masked_scatter(m.expand(-1, -1, x.shape[-1]), rows),
+        (real(2, 3, 4), real(6, 4), flags(2, 3, 1)),
+    ),
     Case("histc", "N -> T", lambda x: torch.histc(x, 4, -1, 1), (real(7),)),
     Case(
         "bucketize",
