@@ -89,7 +89,7 @@ def leaves(term: Iterable[Axis]) -> Iterator[Axis]:
 
 def size(term: Iterable[Axis]) -> int:
     """Length of the dimension that a term describes."""
-    return math.prod(axis.size for axis in term)
+    return math.prod([axis.size for axis in term])
 
 
 def one(term: Term) -> Axis:
@@ -238,9 +238,11 @@ def unify(left: Term, right: Term) -> None:
     Raises:
         Clash: their sizes or blocks do not fit. What was related before stays related.
     """
+    xs, ys = flat(left), flat(right)
+    if xs == ys:  # the same axes, as in every layer but the first
+        return
     if size(left) != size(right):
         raise Clash(f"{notation(left)} has {size(left)} indices, {notation(right)} {size(right)}")
-    xs, ys = flat(left), flat(right)
     while xs and ys:
         xs, ys = flat(xs), flat(ys)
         a, b = xs[0], ys[0]

@@ -114,7 +114,7 @@ def value(poly: Poly, kept: dict[Axis, int]) -> int:
 class Equation:
     """A demand, the axes and attributes that it depends on, and what it says at present."""
 
-    __slots__ = ("attributes", "demand", "free", "key", "rest", "state")
+    __slots__ = ("attributes", "demand", "free", "key", "rest", "state", "wanted")
 
     def __init__(
         self, demand: Demand, key: tuple[int, ...], free: list[Axis], attributes: list[Attribute]
@@ -123,8 +123,17 @@ class Equation:
         self.key = key
         self.free = free
         self.attributes = attributes
+        self.wanted: Poly | None = None
         self.rest: Poly | None = None
         self.state: tuple[int, list[Poly | None]] | None = None
+
+    def length(self) -> Poly:
+        """The length of the term; worked out again only if one of its axes was pinned."""
+        free = [axis for axis in self.free if axis.pin is None]
+        if self.wanted is None or len(free) < len(self.free):
+            self.wanted = length(self.demand.term)
+            self.free = free
+        return self.wanted
 
 
 class Solver:
@@ -157,6 +166,7 @@ class Solver:
         asked = [self._equation(demand) for demand in demands]
         direct = [e for e in asked if isinstance(e.demand.given, Attribute)]
         nested = [e for e in asked if not isinstance(e.demand.given, Attribute)]
+        inside = [e for e in nested if e.attributes]
         distinct: dict[tuple[Expr, tuple[int, ...]], Equation] = {}
         for equation in (*direct, *nested):  # layers of one block ask the same again and again
             distinct.setdefault((equation.demand.given, equation.key), equation)
@@ -166,11 +176,12 @@ class Solver:
             for equation in direct:
                 (attribute,) = equation.attributes
                 if attribute not in self.attributes:
-                    self.attributes[attribute] = length(equation.demand.term)
-            self._define(nested)
+                    self.attributes[attribute] = equation.length()
+            self._define(inside)
             ties = self._constrain(equations, values)
             if ties is not None:
                 return Solution(self.attributes, ties)
+            equations = [e for e in equations if e.attributes or e.state is None or e.rest != {}]
 
     def _equation(self, demand: Demand) -> Equation:
         term = flat(demand.term)
@@ -207,8 +218,8 @@ class Solver:
         for equation in nested:
             unknown = {a for a in equation.attributes if a not in self.attributes}
             if len(unknown) == 1:
-                (attribute,), demand = unknown, equation.demand
-                found = self._isolate(demand.given, length(demand.term), attribute)
+                (attribute,) = unknown
+                found = self._isolate(equation.demand.given, equation.length(), attribute)
                 if found is not None:
                     self.attributes[attribute] = found
 
@@ -268,11 +279,10 @@ class Solver:
 
     def _rest(self, equation: Equation, values: dict[Attribute, int]) -> Poly | None:
         """What an equation still demands; worked out again only if what it depends on changed."""
-        equation.free = [axis for axis in equation.free if axis.pin is None]
+        wanted = equation.length()
         state = (len(equation.free), [self.attributes.get(a) for a in equation.attributes])
         if equation.state != state:
-            demand = equation.demand
-            rest = self._difference(demand.given, length(demand.term), values)
+            rest = self._difference(equation.demand.given, wanted, values)
             equation.rest = None if rest is None else _primitive(rest)
             equation.state = state
         return equation.rest

@@ -10,7 +10,7 @@ outcome depends on data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from excise.trace.outline import outline
+from excise.trace.outline import contiguous, outline
 
 _FULL = 20_000  # outcomes kept before all are dropped: about 20 MB
 _ATOMS = frozenset([type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format])
 _DEVICE = torch.ops.prim.device.default
+_LIFT = torch.ops.aten.lift_fresh.default
 _META = torch.device("meta")
 
 
@@ -52,6 +53,7 @@ class Fakes(FakeTensorMode):
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
+        self.states: dict[torch.device, dict[str, Any]] = {}
 
     def outcome(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -59,6 +61,8 @@ class Fakes(FakeTensorMode):
         """What `func(*args, **kwargs)` returns, from memory where that is possible."""
         if func is _DEVICE and type(args[0]) is FakeTensor:
             return args[0].fake_device  # asked more often than anything is computed
+        if func is _LIFT and type(args[0]) is Tensor and args[0].numel() == 1 and _dense(args[0]):
+            return self._constant(args[0])
         key = self._key(func, args, kwargs)
         if key is None:
             return func(*args, **kwargs)
@@ -79,9 +83,8 @@ class Fakes(FakeTensorMode):
         is_parameter = type(real) is nn.Parameter
         if not (is_parameter or type(real) is Tensor) or not _dense(real) or real.is_meta:
             return self.from_tensor(real, static_shapes=True)
-        with torch._C._DisableTorchDispatch():  # noqa: SLF001 - else a mode would see it
-            body = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=_META)
-        fake = FakeTensor(self, body, real.device, requires_grad=real.requires_grad)
+        body = _body(real.shape, real.stride(), real.dtype)
+        fake = self._stamp(self._plain(body, real.device), grad=real.requires_grad)
         if is_parameter:
             fake._is_param = True  # noqa: SLF001 - as `isinstance(fake, nn.Parameter)` asks
         return fake
@@ -154,29 +157,44 @@ class Fakes(FakeTensorMode):
             return
         _outcomes[key] = _Outcome(kind, tuple(None if t is None else _mold(t) for t in made))
 
+    def _constant(self, real: Tensor) -> Tensor:
+        """A number that the code made a tensor of; its value stays known, as the mode has it."""
+        body = _body(real.shape, real.stride(), real.dtype)
+        made = self._stamp(self._plain(body, real.device))
+        made.constant = real
+        return made
+
     def _drawn(self, shapes: list[tuple[int, ...]], args: tuple[Any, ...]) -> Any:
         """Contiguous fake tensors like the first tensor that goes in."""
         like = args[0][0] if isinstance(args[0], (tuple, list)) else args[0]
-        made = []
-        for shape in shapes:
-            with torch._C._DisableTorchDispatch():  # noqa: SLF001 - else a mode would see it
-                body = torch.empty(shape, dtype=like.dtype, device=_META)
-            made.append(FakeTensor(self, body, like.fake_device))
+        bodies = [_body(shape, contiguous(shape), like.dtype) for shape in shapes]
+        made = [self._stamp(self._plain(body, like.fake_device)) for body in bodies]
         return made[0] if len(made) == 1 else tuple(made)
 
-    def _stamp(self, mold: _Mold) -> Tensor:
+    def _plain(self, body: Tensor, device: torch.device) -> _Mold:
+        """A mold of a fake tensor of which nothing special is known."""
+        state = self.states.get(device)
+        if state is None:
+            state = self.states[device] = _mold(FakeTensor(self, body, device)).state
+        return _Mold(body, device, state)
+
+    def _stamp(self, mold: _Mold, *, grad: bool = False) -> FakeTensor:
         """Another fake tensor: what `FakeTensor.__new__` does, without its checks."""
         made = Tensor._make_subclass(  # noqa: SLF001 - the way subclasses are made
-            FakeTensor, mold.body, dispatch_device=True, device_for_backend_keys=mold.device
+            FakeTensor, mold.body, grad, dispatch_device=True, device_for_backend_keys=mold.device
         )
         vars(made).update(mold.state)
         made.fake_mode = self
         return made
 
 
-def _mold(fake: FakeTensor) -> _Mold:
+def _body(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
     with torch._C._DisableTorchDispatch():  # noqa: SLF001 - else a mode would see it
-        body = torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=_META)
+        return torch.empty_strided(shape, strides, dtype=dtype, device=_META)
+
+
+def _mold(fake: FakeTensor) -> _Mold:
+    body = _body(fake.shape, fake.stride(), fake.dtype)
     state = {name: value for name, value in vars(fake).items() if name != "fake_mode"}
     return _Mold(body, fake.fake_device, state)
 
