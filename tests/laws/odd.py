@@ -84,8 +84,9 @@ class Sized(nn.Module):
             k = int(x.shape[1] * 0.5)
             x = torch.cat([x[:, :k].relu(), x[:, k:].tanh()], 1)
         elif self.how == "write":
+            y = self.some(x)
             x = x.clone()
-            x[:, : self.sizes[2]] += self.some(x)
+            x[:, : self.sizes[2]] += y
         elif self.how == "write over":
             x[:, 2:5] = self.some(x.clone())
         else:
