@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-FLOORS = (  # bottom first, see docs/decisions/0002-floors.md
+FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md
     ("units", "errors"),
     ("axes",),
     ("trace", "rules", "layers"),
