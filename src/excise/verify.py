@@ -281,6 +281,10 @@ def _scalars(tree: Any) -> list[Any]:
 class Wide(Tape):
     """Runs every operation in float64, even where the model asks for less."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = True
+
     def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Widen the dtypes that an operation is asked for, and those that it makes unasked."""
         wide, more, named = widened(self, func, args, kwargs)

@@ -68,16 +68,17 @@ def _embedding(_: Any, shapes: Shapes, _known: Known) -> dict[str, int]:
 
 
 def _attention(layer: Any, shapes: Shapes, known: Known) -> dict[str, int]:
-    out = shapes["out_proj.weight"]
-    found = {"embed_dim": out[0]}
+    found: dict[str, int] = {}
     if "in_proj_weight" in shapes:
         width = shapes["in_proj_weight"][1]
-        found |= {"kdim": width, "vdim": width}
+        found |= {"embed_dim": width, "kdim": width, "vdim": width}
     else:
         found |= {"kdim": shapes["k_proj_weight"][1], "vdim": shapes["v_proj_weight"][1]}
+        found["embed_dim"] = shapes["q_proj_weight"][1]
     heads = int(known.get("num_heads", layer.num_heads))
-    if layer.embed_dim // layer.num_heads == int(layer.head_dim) and out[0] % heads == 0:
-        found["head_dim"] = out[0] // heads
+    own = layer.embed_dim // layer.num_heads == int(layer.head_dim)
+    if own and found["embed_dim"] % heads == 0:
+        found["head_dim"] = found["embed_dim"] // heads
     return found
 
 

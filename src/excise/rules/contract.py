@@ -175,6 +175,19 @@ def trilinear(s: Scope, op: Op) -> None:
     s.put(op.outs[0], [term for d, term in enumerate(whole) if d not in along])
 
 
+@rule("linalg_solve_triangular")
+def solve_triangular(s: Scope, op: Op) -> None:
+    """`x` of `(n n) @ (n k) == b`, or of `(k n) @ (n n)`; the order of the equations matters."""
+    a, b = s.get(op.args[0]), s.get(op.args[1])
+    inner = b[-2] if argument(op, 3, "left", default=True) else b[-1]
+    for term in (a[-1], a[-2], inner):
+        s.pin(term, "equations are solved one after the other")
+    for x, y in zip(a[-3::-1], b[-3::-1], strict=False):
+        if size(x) == size(y):
+            unify(x, y)
+    s.put(op.outs[0], b)
+
+
 @rule("cdist", "_cdist_forward")
 def untold(s: Scope, op: Op) -> None:
     """Several sums at once; kept as they are."""

@@ -69,17 +69,24 @@ bounds: dict[Bound, None] = {}
 """The same, in order, each once."""
 
 
+class Run:
+    """Which trace is under way: an int that code kept from an earlier one has no origin in it."""
+
+    number = 0
+
+
 class TracedInt(int):
     """An int with an origin. Equal to, hashed as, and pickled as the plain int."""
 
     origin: Expr
     depth: int
+    run: int
 
     @classmethod
     def of(cls, value: int, origin: Expr, depth: int = 0) -> TracedInt:
         """Wrap a value."""
         made = cls(value)
-        made.origin, made.depth = origin, depth
+        made.origin, made.depth, made.run = origin, depth, Run.number
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,10 +102,11 @@ class TracedInt(int):
 
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other) is True
-        if same and isinstance(other, TracedInt) and other.origin != self.origin:
-            guards.append(Guard(self.origin, other.origin))
+        if same and isinstance(other, TracedInt):
+            if other.origin != self.origin and now(self) and now(other):
+                guards.append(Guard(self.origin, other.origin))
         elif not same and type(other) is int and 0 < other < self:
-            bounds[Bound(self.origin, other + 1)] = None
+            _note(self, other + 1)
         return same
 
     def __ne__(self, other: object) -> bool:
@@ -107,25 +115,25 @@ class TracedInt(int):
     def __gt__(self, other: Any) -> bool:
         larger = int.__gt__(self, other)
         if larger is True and type(other) is int and other > 0:
-            bounds[Bound(self.origin, other + 1)] = None
+            _note(self, other + 1)
         return larger
 
     def __ge__(self, other: Any) -> bool:
         enough = int.__ge__(self, other)
         if enough is True and type(other) is int and other > 1:
-            bounds[Bound(self.origin, other)] = None
+            _note(self, other)
         return enough
 
     def __le__(self, other: Any) -> bool:
         fewer = int.__le__(self, other)
         if fewer is False and type(other) is int and other > 0:
-            bounds[Bound(self.origin, other + 1)] = None
+            _note(self, other + 1)
         return fewer
 
     def __lt__(self, other: Any) -> bool:
         fewer = int.__lt__(self, other)
         if fewer is False and type(other) is int and other > 1:
-            bounds[Bound(self.origin, other)] = None
+            _note(self, other)
         return fewer
 
     def __add__(self, other: int) -> int:
@@ -159,9 +167,21 @@ class TracedInt(int):
         return _apply("-", 0, self)
 
 
+def _note(value: TracedInt, least: int) -> None:
+    if now(value):
+        bounds[Bound(value.origin, least)] = None
+
+
+def now(value: int) -> bool:
+    """Whether an int has no origin, or one in the trace that is under way."""
+    return not isinstance(value, TracedInt) or value.run == Run.number
+
+
 def _apply(op: str, left: int, right: int) -> int:
     if not _ints(left, right):
         return NotImplemented  # type: ignore[no-any-return]  # Python asks the other operand
+    if not (now(left) and now(right)):
+        return _apply(op, *(side if now(side) else int(side) for side in (left, right)))
     result = _OPS[op](int(left), int(right))
     depth = 1 + max(getattr(left, "depth", 0), getattr(right, "depth", 0))
     if depth > _DEEPEST:  # a counter, not a size

@@ -132,6 +132,7 @@ class Tape(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.paused = False
+        self.wide = False
         self.module = ""
         self.count = 0
 
@@ -230,6 +231,8 @@ class Recorder(Tape):
             return tuple(self.freeze(item, role) for item in value)
         if isinstance(value, dict):
             return {key: self.freeze(item, role) for key, item in value.items()}
+        if type(value) is TracedInt and not provenance.now(value):
+            return int(value)  # kept by the code from an earlier trace
         return value
 
     def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -460,6 +463,17 @@ def slow_path() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _default(tape: Tape) -> Iterator[None]:
+    """What a wide run makes of Python floats is wide too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if tape.wide else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def _no_fake_log() -> Iterator[None]:
     """Keep torch from logging a traceback for each failing fake run; the failure itself is told."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
@@ -507,7 +521,7 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     try:
         with (
             slow_path(), _no_fake_log(), _module_paths(model, tape), uncached(model),
-            torch.no_grad(), calls, tape,
+            torch.no_grad(), _default(tape), calls, tape,
         ):  # fmt: skip
             return model(*args, **kwargs)
     except TraceError:
@@ -596,6 +610,7 @@ def trace_on(
     kwargs: dict[str, Any],
 ) -> Trace:
     """Trace a copy that may be changed: attributes are planted with provenance, then it runs."""
+    provenance.Run.number += 1
     skeleton.plant(bones)
     parameters = {id(p) for p in bones.parameters()}
     buffers = {id(b) for b in bones.buffers()}

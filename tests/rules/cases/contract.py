@@ -7,7 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from excise.trace.wide import grouped_mm
-from tests.rules.oracle import Case, active, buffer, index, real
+from tests.rules.oracle import Case, Given, active, buffer, index, real
+
+
+def triangular(batch: int, size: int) -> Given:
+    """Triangular matrices that are easy to solve."""
+    eye = 3 * torch.eye(size, dtype=torch.float64)
+    return Given(lambda: torch.randn(batch, size, size, dtype=torch.float64).tril() + eye)
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -158,6 +164,12 @@ CASES = (
         grouped_mm,
         (real(3, 4), real(3, 4, 5), index(3, 3)),
         written=lambda x, w, ends: ("_grouped_mm", (x, w, ends), {}),
+    ),
+    Case(
+        "solve_triangular",
+        "h N M, h N2 k -> h N2 k",
+        lambda a, b: torch.linalg.solve_triangular(a, b, upper=False),
+        (triangular(2, 4), real(2, 4, 3)),
     ),
     Case("cdist", "A K, B K2 -> C D", torch.cdist, (real(3, 4), real(5, 4))),
 )
