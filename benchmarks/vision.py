@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,15 +36,15 @@ def prepare() -> None:
 
 def nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """Non-maximum suppression: the numbers of the boxes that stay, best first."""
-    low, high = dets[:, :2], dets[:, 2:]
+    order = scores.argsort(descending=True)
+    low, high = dets[order, :2], dets[order, 2:]
     area = (high - low).clamp(min=0).prod(1)
-    order, kept = scores.argsort(descending=True).tolist(), list[int]()
-    gone: set[int] = set()
-    for i in order:
-        if i in gone:
-            continue
-        kept.append(i)
-        inner = (torch.minimum(high[i], high) - torch.maximum(low[i], low)).clamp(min=0).prod(1)
-        over = inner / (area[i] + area - inner) > iou_threshold
-        gone.update(over.nonzero()[:, 0].tolist())
-    return torch.tensor(kept, dtype=torch.long)
+    both = torch.minimum(high[:, None], high) - torch.maximum(low[:, None], low)
+    inner = both.clamp(min=0).prod(2)
+    over = (inner / (area[:, None] + area - inner) > iou_threshold).numpy()
+    gone, kept = np.zeros(len(over), dtype=bool), list[int]()
+    for i, covered in enumerate(over):
+        if not gone[i]:
+            kept.append(i)
+            gone |= covered
+    return order[torch.tensor(kept, dtype=torch.long)]
