@@ -23,7 +23,13 @@ class Listener(Tape):
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep the results of an operation."""
         out = self.inside(func, args, kwargs)
-        flat = [out] if isinstance(out, Tensor) else list(out) if isinstance(out, tuple) else []
+        flat = (
+            [out]
+            if isinstance(out, Tensor)
+            else list(out)
+            if isinstance(out, (tuple, list))
+            else []
+        )
         with self.pause():
             self.results.append((name, [t.clone() for t in flat if isinstance(t, Tensor)]))
         return out
