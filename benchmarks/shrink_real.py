@@ -125,6 +125,7 @@ def run(zoo: Any, name: str, how: str, share: float, *, full: bool) -> dict[str,
         "network": name,
         "masked": how,
         "share": share,
+        "every_sample": full,
         "metric": item.metric,
         "before": wanted,
         "after": found,
@@ -134,6 +135,16 @@ def run(zoo: Any, name: str, how: str, share: float, *, full: bool) -> dict[str,
         "kept": report.bought.kept(),
         "rows": {r.name: [r.before, r.after] for r in report.bought.rows},
     }
+
+
+def keep(row: dict[str, Any]) -> None:
+    """Write a row beside those of other networks and masks; an older one of its own is replaced."""
+    key = ("network", "masked", "share")
+    rows = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
+    rows = [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
+    rows.sort(key=lambda r: [list(LIMITS).index(r["network"]), r["masked"], r["share"]])
+    head = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    RESULT.write_text(json.dumps({**head, "rows": rows}, indent=2) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -149,12 +160,11 @@ def main() -> None:
         return
     sys.path.insert(0, str(folder))
     zoo = importlib.import_module("zoo")
-    rows = []
     for name in given.only:
         for how in MASKS:
             for share in SHARES:
                 row = run(zoo, name, how, share, full=given.full)
-                rows.append(row)
+                keep(row)
                 kept = ", ".join(f"{k} {100 * v:.0f} %" for k, v in row["kept"].items())
                 print(
                     f"{name} {100 * share:.0f} % {how}: {row['different']} of {row['decisions']} "
@@ -162,9 +172,6 @@ def main() -> None:
                     f"{row['metric']} {row['before']:.2f} -> {row['after']:.2f}; left: {kept}",
                     flush=True,
                 )
-    if set(given.only) == set(LIMITS):
-        head = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        RESULT.write_text(json.dumps({**head, "rows": rows}, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
