@@ -32,7 +32,11 @@ def build(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     torch.manual_seed(0)
     room, _, plain = name.rpartition("/")
     extra = {"weights_backbone": None} if room in {"segmentation", "detection"} else {}
-    model = models.get_model(plain, weights=None, **extra).eval()
+    small = {"min_size": 96, "max_size": 128} if room == "detection" else {}  # else 800 pixels
+    try:
+        model = models.get_model(plain, weights=None, **extra, **small).eval()
+    except TypeError:
+        model = models.get_model(plain, weights=None, **extra).eval()
     first: Exception | None = None
     for args in _inputs(room):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from excise.axes import Axis, Why
+from excise.axes import Axis, Why, leaves
 from excise.budget.draft import length
 from excise.graph import AxisGraph, Lengths
 from excise.plan import Plan
@@ -56,4 +56,21 @@ def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tup
         for i, o in enumerate(graph.trace.ops)
         if o.name == op.name and o.where == op.where and o.where
     ]
-    return [(i, why) for i in {first, *alike}]
+    found = {first, *alike}
+    while found and not any(_free(graph, i) for i in found):  # pinned already: look before them
+        found = _before(graph, found)
+    return [(i, why) for i in sorted(found)] or [(first, why)]
+
+
+def _free(graph: AxisGraph, number: int) -> bool:
+    """Whether an operation has any axis left that may be cut."""
+    op = graph.trace.ops[number]
+    terms = [term for ref in (*op.inputs(), *op.outs) for term in graph.scope.get(ref)]
+    return any(leaf.pin is None for term in terms for leaf in leaves(term))
+
+
+def _before(graph: AxisGraph, numbers: set[int]) -> set[int]:
+    """The operations that made what these take."""
+    taken = {ref for number in numbers for ref in graph.trace.ops[number].inputs()}
+    first = min(numbers)
+    return {i for i, op in enumerate(graph.trace.ops[:first]) if taken.intersection(op.outs)}

@@ -58,15 +58,23 @@ def _inside(module: ModuleType) -> Iterator[Place]:
             for name, method in list(vars(value).items()):
                 if type(method) is _CACHED:
                     yield Place(method, functools.partial(setattr, value, name))
-                yield from _enclosed(method)
+                yield from _enclosed(
+                    getattr(method, "__func__", method)
+                )  # static and class methods
         yield from _enclosed(value)
 
 
-def _enclosed(function: Any) -> Iterator[Place]:
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # an empty cell
-            if type(function) is FunctionType and type(cell.cell_contents) is _CACHED:
-                yield Place(cell.cell_contents, functools.partial(_fill, cell))
+def _enclosed(function: Any, depth: int = 0) -> Iterator[Place]:
+    if type(function) is not FunctionType or depth > _DEEPEST:
+        return
+    for cell in function.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # an empty cell
+            continue
+        if type(held) is _CACHED:
+            yield Place(held, functools.partial(_fill, cell))
+        yield from _enclosed(held, depth + 1)
 
 
 def _fill(cell: CellType, value: Any) -> None:
