@@ -1,0 +1,224 @@
+"""Write docs/benchmarks.md from what the other scripts measured.
+
+Each of them leaves its numbers in `benchmarks/results`; this one only lays them out, so that no
+number on the page was typed.
+
+    python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import zoo
+from attempt import SUITES, VERIFIED
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Every number here was left in `benchmarks/results` by the script that heads its section, and laid
+out by `benchmarks/page.py`. Measured on two cores of a shared x86 server processor with AVX-512,
+with CPU builds of the versions in `constraints.txt`. Absolute times on such a machine are noise;
+ratios were measured side by side in one process.
+"""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    lines = [header, rule, *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def coverage(_: Any) -> Iterator[str]:
+    """What became of other people's networks."""
+    rows = []
+    for suite in SUITES:
+        found = list(zoo.stored(suite).values())
+        ran = [r for r in found if r["outcome"] != "does not run uncut"]
+        if not ran:
+            continue
+        verified = sum(r["outcome"] in VERIFIED for r in ran)
+        shares = [r["cuttable_share"] for r in ran if r.get("cuttable_share") is not None]
+        broken = sum(r["outcome"] in {"wrong", "exception"} for r in ran)
+        rows.append((
+            suite, len(ran), f"{verified} ({100 * verified / len(ran):.1f} %)", broken,
+            f"{100 * statistics.median(shares):.2f} %" if shares else "", len(found) - len(ran),
+        ))  # fmt: skip
+    yield (
+        "Traced, cut to half of their multiply-adds, and proved, each in a process of its own and "
+        "without a line that is specific to a model. *Verified*: removed equals silenced, below "
+        "1e-9 in float64. What is not verified is refused with reasons, or ran into the limit of "
+        "memory (10 GB) or time; *broken* counts wrong results and exceptions."
+    )
+    yield table(
+        ("suite", "networks", "verified", "broken", "median share of parameters that may be cut",
+         "do not run uncut here"), rows,
+    )  # fmt: skip
+    for suite in SUITES:
+        others = [r for r in zoo.stored(suite).values() if r["outcome"] not in VERIFIED]
+        if others:
+            lines = [
+                f"- `{r['model']}`: {r['outcome']}; {_first(r.get('reason', ''))}"
+                for r in others
+                if r["outcome"] != "does not run uncut"
+            ]
+            if lines:
+                yield f"Not verified in {suite}:\n\n" + "\n".join(lines)
+
+
+def _first(reason: str) -> str:
+    return reason.partition("\n")[0][:150].removesuffix(" What holds the rest:")
+
+
+def laws(found: Any) -> Iterator[str]:
+    """Random networks."""
+    verdicts = ", ".join(f"{n:,} {kind}" for kind, n in found["verdicts"].items())
+    yield (
+        f"{found['networks']:,} networks drawn from a grammar, each cut at random and held against "
+        f"every law of `tests/laws`: **{found['violations']} violations**. In "
+        f"{100 * found['something_was_cut_share']:.1f} % something was cut. Verdicts: {verdicts}; "
+        f"worst relative difference {found['worst_relative_difference']:.1e}. "
+        f"{found['seconds']:.0f} s on one thread."
+    )
+
+
+def tracing(found: Any) -> Iterator[str]:
+    """Time and memory of reading a model."""
+    rows = []
+    for name, row in found["models"].items():
+        ours, theirs = row["seconds"].get("excise"), row["seconds"].get("torch_pruning")
+        memory = [row[tool]["first"] for tool in ("excise", "torch_pruning") if row.get(tool)]
+        growth = [f"{m['growth_bytes'] / 2**20:.0f} MiB" for m in memory]
+        ratio = spread = ""
+        if ours and theirs:
+            ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
+            ratio = f"{statistics.median(ratios):.1f}x"
+            spread = f"{ratios[0]:.1f} to {ratios[-1]:.1f}"
+        size = memory[0]["model_bytes"] if memory else 1
+        share = f"{1 + memory[0]['growth_bytes'] / size:.2f}x" if memory else ""
+        rows.append((
+            name, f"{statistics.median(ours):.2f} s" if ours else "", ratio, spread,
+            f"{size / 2**20:.0f} MiB", *(growth + [""] * 2)[:2], share,
+        ))  # fmt: skip
+    yield (
+        "Against the graph building of Torch-Pruning "
+        f"{found.get('versions', {}).get('torch-pruning', '')}, {found.get('rounds', '')} rounds "
+        "side by side. *Grows by*: peak memory of the process while tracing, above what it holds "
+        "with the model loaded; *in all* is that and the model, as a multiple of the model."
+    )
+    yield table(
+        ("network", "excise", "faster by", "range", "model", "grows by", "Torch-Pruning grows by",
+         "excise in all"), rows,
+    )  # fmt: skip
+    if found.get("huge"):
+        huge = found["huge"]
+        yield (
+            f"A LLaMA of {huge['params'] / 1e9:.1f} B parameters on the meta device: "
+            f"{huge['seconds']:.2f} s, {huge['growth_bytes'] / 2**20:.0f} MiB."
+        )
+    if found.get("depth"):
+        depth = [(d["layers"], d["ops"], f"{d['seconds']:.2f} s") for d in found["depth"]]
+        yield table(("layers", "operations", "trace"), depth)
+
+
+def real(found: Any) -> Iterator[str]:
+    """Trained networks, cut in half."""
+    yield (
+        "Each network of the test data, cut to half of its multiply-adds by magnitude, verified, "
+        "saved, and reloaded in another process. Nothing makes up for what was removed here, and "
+        "the last column says so."
+    )
+    rows = []
+    for name, r in found["models"].items():
+        if "verdict" not in r:
+            rows.append((name, *[""] * 5, str(r.get("error", r.get("outcome", "")))[:60], ""))
+            continue
+        before, after = r["score"]
+        rows.append((
+            name, f"{r['params'][1] / r['params'][0]:.3f}", f"{r['macs'][1] / r['macs'][0]:.3f}",
+            f"{r['file_bytes'][1] / r['file_bytes'][0]:.3f}", f"{r['verdict']}, {r['worst']:.0e}",
+            r["reloaded"], r["metric"].partition(",")[0], f"{before:.4g} -> {after:.4g}",
+        ))  # fmt: skip
+    yield table(
+        ("network", "parameters", "MACs", "file", "verdict, worst difference", "reloaded", "metric",
+         "without compensation"), rows,
+    )  # fmt: skip
+
+
+def shrink(found: Any) -> Iterator[str]:
+    """Masked networks, made smaller exactly, beside other tools."""
+    yield (
+        "Half of the filters of every convolution are masked (in the ViT the values of half the "
+        "heads). *Least*: what stays if every dead filter went, whatever its constant does. The "
+        "number after the parameters is the worst relative difference of the outputs."
+    )
+    rows = []
+    for r in found["rows"]:
+        cells = []
+        for tool in ("excise", "Torch-Pruning", "torch-simplify", "torch.ao.pruning"):
+            one = r.get(tool, {})
+            cells.append(
+                f"{one['params'] / 1e6:.3f} M, {one['worst_relative_difference']:.0e}"
+                if "params" in one
+                else "fails"
+            )
+        rows.append((r["model"], f"{r['least_params'] / 1e6:.3f} M", *cells))
+    yield table(
+        ("network", "least", "excise", "Torch-Pruning", "torch-simplify", "torch.ao.pruning"), rows
+    )
+    seconds = [(r["model"], f"{r['excise']['seconds']:.2f} s") for r in found["rows"]]
+    yield "Time beyond the trace, comparison included:"
+    yield table(("network", "excise"), seconds)
+
+
+def shrink_real(found: Any) -> Iterator[str]:
+    """Trained networks with masks."""
+    yield (
+        "Trained networks with masked filters, shrunk: how many predictions changed, and what is "
+        "left. (Nothing was trained after masking; the scores are those of the masks.)"
+    )
+    rows = []
+    for r in found["rows"]:
+        kept = {k: f"{100 * v:.0f} %" for k, v in r["kept"].items()}
+        rows.append((
+            r["network"], f"{100 * r['share']:.0f} % {r['masked']}",
+            f"{r['different']} of {r['decisions']:,}", f"{r['worst_relative_difference']:.0e}",
+            f"{r['before']:.4g} = {r['after']:.4g}", kept.get("parameters", ""),
+            kept.get("in a file", ""), kept.get("in memory", ""), kept.get("latency, median", ""),
+        ))  # fmt: skip
+    yield table(
+        ("network", "masked", "predictions changed", "worst difference", "score", "parameters",
+         "file", "memory", "latency"), rows,
+    )  # fmt: skip
+
+
+SECTIONS: dict[str, tuple[str, str | None, Callable[[Any], Iterator[str]]]] = {
+    "zoo.py": ("Zero-effort coverage", None, coverage),
+    "laws.py": ("Laws", "laws.json", laws),
+    "tracing.py": ("Time and memory of tracing", "tracing.json", tracing),
+    "real.py": ("Trained networks, cut in half", "real.json", real),
+    "shrink.py": ("Masked networks beside other tools", "shrink.json", shrink),
+    "shrink_real.py": ("Masked trained networks", "shrink_real.json", shrink_real),
+}
+
+
+def main() -> None:
+    """Lay out every section that has results."""
+    parts = [HEAD.rstrip()]
+    for script, (title, file, section) in SECTIONS.items():
+        if file is not None and not (RESULTS / file).exists():
+            continue
+        found = None if file is None else json.loads((RESULTS / file).read_text("utf-8"))
+        parts += [f"## {title}: `benchmarks/{script}`", *section(found)]
+    PAGE.write_text("\n\n".join(parts) + "\n", "utf-8")
+    print(f"{PAGE.name}: {len(parts)} paragraphs")
+
+
+if __name__ == "__main__":
+    main()
