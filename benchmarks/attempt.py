@@ -117,7 +117,7 @@ def cut(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     judge(row, verdict)
     more = getattr(suite(row["suite"]), "more", None)
     if more is not None and row["outcome"] in VERIFIED:
-        more(row, model, small, plan, args, kwargs)
+        more(row, model, small, kwargs)
 
 
 def judge(row: dict[str, Any], verdict: excise.Verdict) -> None:

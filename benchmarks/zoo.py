@@ -67,6 +67,10 @@ def summary(name: str, rows: list[dict[str, Any]], tool: str = "") -> str:
                 f"    {label}: median {statistics.median(values):.4g}{unit}, "
                 f"from {min(values):.4g} to {max(values):.4g}{unit}"
             )
+    for key in ("generate", "uniform"):
+        said = Counter(str(r[key]).partition(":")[0] for r in ran if key in r)
+        if said:
+            out.append(f"    {key}: " + ", ".join(f"{n} {what}" for what, n in said.most_common()))
     return "\n".join(out)
 
 

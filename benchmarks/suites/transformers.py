@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import vision
 from torch import Tensor, nn
+
+from excise.trace.record import output_leaves
 
 DATA = Path(__file__).parents[1] / "data" / "transformers_families.json"
 LARGEST = 12_000_000  # parameters; a family that stays larger has fixed sizes that are not small
@@ -100,6 +103,57 @@ def build(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     model = made(name, row["head"], VARIANTS[row["variant"]])
     given = list(candidates(model))[row["input"]]
     return model, (), given
+
+
+def more(row: dict[str, Any], model: Any, small: Any, kwargs: dict[str, Any]) -> None:
+    """Beyond the proof: does the cut model generate with a cache, and does a uniform cut reload?"""
+    row["generate"] = _generates(model, small, kwargs)
+    row["uniform"] = _reloads(model, kwargs)
+
+
+def _generates(model: Any, small: Any, kwargs: dict[str, Any]) -> str:
+    """`generate()` with a cache; what the uncut model cannot do is not asked of the cut one."""
+    if not getattr(model, "can_generate", lambda: False)():
+        return "not a generator"
+    given = {k: v for k, v in kwargs.items() if k not in {"use_cache", "decoder_input_ids"}}
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "use_cache": True}
+    try:
+        wanted = model.generate(**given, **options)
+    except Exception as error:  # noqa: BLE001 - whatever stops the uncut model
+        return f"the uncut model does not: {type(error).__name__}"
+    try:
+        found = small.generate(**given, **options)
+    except Exception as error:  # noqa: BLE001 - this is what is looked for
+        return f"fails: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+    return "runs" if found.shape == wanted.shape else "fails: another shape"
+
+
+def _reloads(model: Any, kwargs: dict[str, Any]) -> str:
+    """A uniform cut, saved and read back by transformers alone."""
+    import excise  # noqa: PLC0415 - the rest of the suite knows nothing of it
+
+    graph = excise.trace(model, **kwargs)
+    scores = excise.scores.magnitude(model, graph)
+    try:
+        plan = excise.plan(graph, scores, keep_params=0.8, uniform=True)
+    except excise.errors.UnreachableTargetError as error:
+        if error.reachable > 0.97:  # noqa: PLR2004 - nothing to speak of
+            return "nothing that its configuration could say"
+        plan = excise.plan(graph, scores, keep_params=error.reachable + 0.01, uniform=True)
+    small = excise.remove(model, plan)
+    if not excise.verify(model, small, plan, **kwargs).passed:
+        return "not proved"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            cast("Any", small).save_pretrained(folder)
+            again = type(model).from_pretrained(folder).eval()
+            with torch.no_grad():
+                one, two = cast("Any", small)(**kwargs), again(**kwargs)
+        except Exception as error:  # noqa: BLE001 - this is what is looked for
+            return f"fails: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+    pairs = zip(output_leaves(one), output_leaves(two), strict=True)
+    same = all(torch.equal(a, b) or torch.allclose(a, b, atol=1e-6) for (_, a), (_, b) in pairs)
+    return "reloads" if same else "reloads to another output"
 
 
 def quiet() -> None:

@@ -246,17 +246,36 @@ def _parts(term: Term, old: int, new: int) -> Iterator[tuple[Term, int, int]]:
 
 
 def matches(graph: AxisGraph, kept: Mapping[Axis, int], made: nn.Module) -> bool:
-    """Whether a model has the shapes and attributes that a cut predicts."""
-    lengths = Lengths(kept)
+    """Whether a model is what a cut makes: shapes, attributes, and what follows from numbers.
+
+    A cut leaves factors such as `head_dim ** -0.5` and tables such as rotary frequencies as they
+    were; a constructor works them out again. Where it comes to others, the two are not the same.
+    """
+    if not _same_factors(graph.stage.model, made):
+        return False
+    lengths, saved = Lengths(kept), set(graph.stage.model.state_dict())
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(made)}
     for name, ref in graph.trace.names.items():
         wanted = tuple(math.prod(lengths[a] for a in term) for term in graph.scope.get(ref))
         if shapes.get(name, wanted) != wanted:
             return False
+        if name not in saved and wanted != graph.scope.shape(ref):
+            return False  # a buffer that no file holds
     for attribute, value in graph.attributes(kept):
         with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError):
             found = read(made.get_submodule(attribute.module), attribute.path)
             if type(found) is int and found != value:
+                return False
+    return True
+
+
+def _same_factors(model: nn.Module, made: nn.Module) -> bool:
+    """Whether all modules hold the same fractions."""
+    others = dict(made.named_modules())
+    for name, module in model.named_modules():
+        other = others.get(name)
+        for key, value in vars(module).items() if other is not None else ():
+            if type(value) is float and vars(other).get(key) != value:
                 return False
     return True
 
