@@ -112,10 +112,11 @@ def attempt(name: str, *, limit: int | None = None) -> dict[str, Any]:
     verified = time.perf_counter()
     before = excise.measure.everything(model, *example, latency=False)
     after = excise.measure.everything(small, *example, latency=False)
+    file_bytes, off = reload(name, small, plan, example)
     row: dict[str, Any] = {
         "params": (before.params, after.params),
         "macs": (before.macs, after.macs),
-        "file_bytes": (before.file_bytes, reload(name, small, plan, example)),
+        "file_bytes": (before.file_bytes, file_bytes),
         "trace_s": traced - start,
         "plan_s": planned - traced,
         "remove_s": cut - planned,
@@ -123,7 +124,8 @@ def attempt(name: str, *, limit: int | None = None) -> dict[str, Any]:
         "verdict": verdict.kind if verdict.passed else str(verdict),
         "worst": verdict.worst,
         "cuttable_share": graph.cuttable_share(),
-        "reloaded": "equal",
+        "largest_step": largest_step(graph),
+        "reload_worst": off,
     }
     if limit is not None:
         row["metric"] = f"{item.metric} ({item.better} is better), {limit} examples"
@@ -131,33 +133,57 @@ def attempt(name: str, *, limit: int | None = None) -> dict[str, Any]:
     return row
 
 
-def reload(name: str, small: nn.Module, plan: excise.Plan, example: tuple[Any, ...]) -> int:
-    """Save, load in a fresh process, compare the outputs there bit for bit; the file's bytes.
+def largest_step(graph: excise.AxisGraph) -> float:
+    """The share of the MACs that the costliest single step of any group removes."""
+    steps = ({axis: axis.size - n for axis, n in graph.tie(group)} for group in graph.groups)
+    total = graph.macs()
+    return max(1 - graph.macs(step) / total for step in steps)
+
+
+def reload(
+    name: str, small: nn.Module, plan: excise.Plan, example: tuple[Any, ...]
+) -> tuple[int, float]:
+    """Save, load in a fresh process, compare there: bytes of the file, and how far outputs are off.
+
+    Weights have to be equal bit for bit. Outputs may differ in rounding, as products do whose
+    operands lie elsewhere in memory; the largest difference, relative to the largest output.
 
     Raises:
-        RuntimeError: the fresh process failed, or its outputs differ.
+        RuntimeError: the fresh process failed, or a weight differs.
     """
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "small.safetensors"
         excise.save(small, plan, file)
         save_file(outputs(small, example), Path(place) / "outputs.safetensors")
+        save_file(weights(small), Path(place) / "weights.safetensors")
         command = [sys.executable, __file__, "--reload", name, place]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode or done.stdout.strip().splitlines()[-1:] != ["equal"]:
+        if done.returncode:
             raise RuntimeError((done.stdout + done.stderr).strip()[-300:])
-        return file.stat().st_size
+        return file.stat().st_size, float(done.stdout.splitlines()[-1])
 
 
-def compare(name: str, place: str) -> str:
-    """What the reloaded model's outputs are, beside the stored ones; runs in a fresh process."""
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor of the state dict, in memory of its own."""
+    return {key: t.detach().clone().contiguous() for key, t in model.state_dict().items()}
+
+
+def compare(name: str, place: str) -> float:
+    """How far the reloaded model's outputs are from the stored ones; runs in a fresh process.
+
+    Raises:
+        RuntimeError: a weight differs, or the number of outputs.
+    """
     item = load(name)
     again = excise.load(Path(place) / "small.safetensors", build=lambda: item.model)
-    wanted = load_file(Path(place) / "outputs.safetensors")
-    found = outputs(again, item.example)
-    if wanted.keys() != found.keys():
-        return f"{len(found)} outputs instead of {len(wanted)}"
-    apart = [key for key in wanted if not torch.equal(wanted[key], found[key])]
-    return f"outputs {', '.join(apart)} differ" if apart else "equal"
+    here, there = weights(again), load_file(Path(place) / "weights.safetensors")
+    apart = [key for key in here if key not in there or not torch.equal(here[key], there[key])]
+    found, wanted = outputs(again, item.example), load_file(Path(place) / "outputs.safetensors")
+    if apart or here.keys() != there.keys() or found.keys() != wanted.keys():
+        raise RuntimeError(f"{len(apart)} weights differ, {len(found)} of {len(wanted)} outputs")
+    return max(
+        float((found[key] - wanted[key]).abs().max() / wanted[key].abs().max()) for key in wanted
+    )
 
 
 def line(name: str, row: dict[str, Any]) -> str:
@@ -173,6 +199,7 @@ def line(name: str, row: dict[str, Any]) -> str:
         f"{row['trace_s']:.2f} s",
         f"{seconds:.1f} s",
         f"{row['verdict']}, {row['worst']:.1e}",
+        f"{row['reload_worst']:.1e}",
         f"{100 * row['cuttable_share']:.1f} %",
         f"{row['score'][0]:.2f} -> {row['score'][1]:.2f} {row['metric']}",
     )
@@ -187,15 +214,15 @@ def _pair(values: tuple[float, float], unit: float, name: str) -> str:
 
 def table(rows: dict[str, Any]) -> str:
     """All results as Markdown."""
-    head = ("network", "parameters", "MACs", "file", "trace", "all steps", "verdict, worst")
-    head = (*head, "cuttable", "metric, before and after")  # type: ignore[assignment]
+    head = ["network", "parameters", "MACs", "file", "trace", "all steps", "verdict, worst"]
+    head += ["off when reloaded", "cuttable", "metric, before and after"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     return "\n".join(lines + [line(name, rows[name]) for name in LIMITS if name in rows])
 
 
-def ask(name: str) -> dict[str, Any]:
+def ask(name: str, threads: int) -> dict[str, Any]:
     """One network in a process of its own; its message if that fails."""
-    command = [sys.executable, __file__, "--worker", name]
+    command = [sys.executable, __file__, "--worker", name, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
@@ -207,12 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--only", nargs="*", choices=list(LIMITS), default=list(LIMITS))
     parser.add_argument("--table", action="store_true", help="print what is stored")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--reload", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker or given.reload:
         warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
+        torch.set_num_threads(given.threads)
         print(
             compare(*given.reload)
             if given.reload
@@ -221,9 +249,12 @@ def main() -> None:
         return
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"models": {}}
     if not given.table:
-        found |= {"date": dt.datetime.now(tz=dt.timezone.utc).date().isoformat(), "threads": 1}
+        found |= {
+            "date": dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
+            "threads": given.threads,
+        }
         for name in given.only:
-            found["models"][name] = ask(name)
+            found["models"][name] = ask(name, given.threads)
             print(line(name, found["models"][name]), flush=True)
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")

@@ -166,7 +166,8 @@ class Solver:
         asked = [self._equation(demand) for demand in demands]
         direct = [e for e in asked if isinstance(e.demand.given, Attribute)]
         nested = [e for e in asked if not isinstance(e.demand.given, Attribute)]
-        inside = [e for e in nested if e.attributes]
+        told = {attribute for e in direct for attribute in e.attributes}
+        inside = [e for e in nested if not told.issuperset(e.attributes)]
         distinct: dict[tuple[Expr, tuple[int, ...]], Equation] = {}
         for equation in (*direct, *nested):  # layers of one block ask the same again and again
             distinct.setdefault((equation.demand.given, equation.key), equation)
@@ -181,7 +182,8 @@ class Solver:
             ties = self._constrain(equations, values)
             if ties is not None:
                 return Solution(self.attributes, ties)
-            equations = [e for e in equations if e.attributes or e.state is None or e.rest != {}]
+            # what holds for every length still holds for those that are pinned since
+            equations = [e for e in equations if e.rest != {} or not told.issuperset(e.attributes)]
 
     def _equation(self, demand: Demand) -> Equation:
         term = flat(demand.term)

@@ -23,6 +23,11 @@ from excise.trace.outline import contiguous, outline
 _FULL = 20_000  # outcomes kept before all are dropped: about 20 MB
 _ATOMS = frozenset([type(None), str, torch.dtype, torch.device, torch.layout, torch.memory_format])
 _DEVICE = torch.ops.prim.device.default
+_REAL = frozenset(  # not complex, which may be conjugated, nor quantized, which has a scale
+    kind
+    for kind in vars(torch).values()
+    if isinstance(kind, torch.dtype) and not kind.is_complex and "q" not in str(kind)
+)
 _LIFT = torch.ops.aten.lift_fresh.default
 _META = torch.device("meta")
 
@@ -201,12 +206,7 @@ def _mold(fake: FakeTensor) -> _Mold:
 
 def _dense(tensor: Tensor) -> bool:
     """Whether shape, strides, dtype and device say all there is to say."""
-    return (
-        tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and not tensor.dtype.is_complex
-        and not tensor.is_neg()
-    )
+    return tensor.dtype in _REAL and tensor.layout is torch.strided and not tensor.is_neg()
 
 
 def _is_pure(func: OpOverload[..., Any]) -> bool:
