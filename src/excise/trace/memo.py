@@ -109,6 +109,8 @@ def uncached(model: nn.Module) -> Iterator[None]:
         for key, module in list(sys.modules.items()):
             if type(module) is not ModuleType or key.startswith(("torch.", "excise.")):
                 continue
+            if key not in own and not _names(module):  # nearly all of some thousand modules
+                continue
             places = [*_global(module), *(_inside(module) if key in own else ())]
             for place in places:
                 place.put(_around(place.held, always=key in own))

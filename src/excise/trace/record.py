@@ -310,7 +310,9 @@ class Calls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if any(map(_is_mapped, args)):  # under `vmap`: the parts are seen below it, unwrapped
+        if _functorch.peek_interpreter_stack() is not None and any(
+            map(_is_mapped, args)
+        ):  # under `vmap`: the parts are seen below it, unwrapped
             return func(*args, **kwargs)
         if self.recorder is not None and func == _SHAPE:
             return self.sizes(args[0])
@@ -410,7 +412,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def where() -> str:
     """The innermost line of the user's own code, as `file.py:12`; torch's lines are skipped."""
-    frame = sys._getframe(1)  # noqa: SLF001
+    frame = sys._getframe(2)  # noqa: SLF001 - whoever asks is a recorder
     last = ""
     while frame is not None:
         code = frame.f_code
