@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_map, tree_map_only
 
-from excise.axes import Axis, leaves, notation
+from excise.axes import Axis, leaves
+from excise.budget import kept_indices, read_plan
 from excise.errors import TraceError, VerificationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan, checked, mask
@@ -146,7 +147,9 @@ def _compare_on(
     mismatch = _same_path(before, after)
     if mismatch:
         return _unproved(mismatch), False
-    removed = _removed(before, plan)
+    removed, problem = read_plan(before, plan)
+    if problem:
+        return _unproved(problem), False
     mixing = _mixing(before, after, removed)
     reference = Silenced(before, after, removed, set(mixing))
     with torch.random.fork_rng(devices=[]):
@@ -236,16 +239,6 @@ def _same_path(before: AxisGraph, after: AxisGraph) -> str:
     if len(ours) != len(theirs):
         return f"the cut model runs {len(theirs)} operations, the original {len(ours)}"
     return ""
-
-
-def _removed(graph: AxisGraph, plan: Plan) -> Removed:
-    """Axis -> which units stay, for every axis that the plan cuts."""
-    found = {}
-    for name in plan.removed:
-        axis = graph.axes.get(name)
-        if axis is not None:
-            found[axis] = plan.kept(name)
-    return found
 
 
 def _mixing(before: AxisGraph, after: AxisGraph, removed: Removed) -> dict[int, str]:
@@ -373,8 +366,7 @@ class Silenced(Wide):
         return found
 
     def _indices(self, term: list[Axis]) -> Tensor:
-        gone = {a.name: tuple((~kept).nonzero()[0].tolist()) for a, kept in self.removed.items()}
-        return torch.from_numpy(Plan(gone, Sizes(term), ()).indices(notation(term)))
+        return torch.from_numpy(kept_indices(term, self.removed)).nonzero().flatten()
 
     def _numbers(self, ref: Ref) -> Tensor | None:
         """The units that stay, if the values of a tensor number the units of a cut axis."""
@@ -402,13 +394,6 @@ class Silenced(Wide):
                 wide = tensor.new_zeros(shape)
                 tensor = wide.index_copy_(dim, index.to(tensor.device), tensor)
         return tensor
-
-
-class Sizes(dict[str, int]):
-    """Sizes of the axes under a term by name, unnamed ones included."""
-
-    def __init__(self, term: list[Axis]) -> None:
-        super().__init__({leaf.name or f"_{leaf.size}": leaf.size for leaf in leaves(term)})
 
 
 def _flatten(tree: Any) -> list[Tensor]:

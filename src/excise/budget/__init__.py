@@ -3,7 +3,17 @@
 from excise.budget.draft import build
 from excise.budget.option import DEFAULT_MIN_KEEP
 from excise.budget.plan import plan
+from excise.budget.reading import Reading, kept_indices, read_plan
 from excise.budget.rehearsal import rehearse
 from excise.budget.unit import plan_units
 
-__all__ = ["DEFAULT_MIN_KEEP", "build", "plan", "plan_units", "rehearse"]
+__all__ = [
+    "DEFAULT_MIN_KEEP",
+    "Reading",
+    "build",
+    "kept_indices",
+    "plan",
+    "plan_units",
+    "read_plan",
+    "rehearse",
+]

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from excise.axes import leaves, notation
+from excise.axes import leaves
+from excise.budget import kept_indices, read_plan
 from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers, thinned
 from excise.errors import CalibrationError
 from excise.graph import AxisGraph, trace
@@ -120,7 +121,10 @@ class _Work:
         if [op.name for op in before.trace.ops] != [op.name for op in after.trace.ops]:
             raise CalibrationError("the cut model takes another path than the dense one")
         self.before, self.after, self.dense, self.small = before, after, dense, small
-        self.plan, self.rows = plan, rows
+        self.rows = rows
+        self.kept, problem = read_plan(before, plan)
+        if problem:
+            raise CalibrationError(problem)
         self.tensors: dict[str, Tensor] = dict(small.named_parameters(remove_duplicate=False))
         self.tensors |= dict(small.named_buffers(remove_duplicate=False))
         theirs = {c.op: c for c in consumers(before)}
@@ -207,9 +211,9 @@ class _Work:
         """Which outputs of the dense consumer the cut one still has; None for all."""
         dims = self.before.scope.get(self.before.trace.ops[dense.op].outs[0])
         term = dims[-len(dense.kernel) - 1] if dense.kernel else dims[-1]
-        if not any(leaf.name in self.plan.removed for leaf in leaves(term)):
+        if not any(leaf in self.kept for leaf in leaves(term)):
             return None
-        return torch.from_numpy(self.plan.indices(notation(term)))
+        return torch.from_numpy(kept_indices(term, self.kept)).nonzero().flatten()
 
     def _mean(self, norm: int | None) -> Tensor | None:
         """The running mean of a batch norm, which can take a bias."""
