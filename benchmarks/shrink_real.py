@@ -31,7 +31,7 @@ import excise
 RESULT = Path(__file__).parent / "results" / "shrink_real.json"
 LIMITS = {
     "resnet20": 2000, "resnet56": 1000, "vit": 1000, "efficientnet_lite0": 60,
-    "stories260k": 30, "dncnn": 2, "g2p": 300,
+    "stories260k": 30, "dncnn": 2,
 }  # fmt: skip
 SHARES = (0.3, 0.5, 0.7)
 
