@@ -143,11 +143,12 @@ def real(found: Any) -> Iterator[str]:
         rows.append((
             name, f"{r['params'][1] / r['params'][0]:.3f}", f"{r['macs'][1] / r['macs'][0]:.3f}",
             f"{r['file_bytes'][1] / r['file_bytes'][0]:.3f}", f"{r['verdict']}, {r['worst']:.0e}",
-            f"{r['reload_worst']:.0e}", r["metric"].partition(",")[0], f"{before:.4g} -> {after:.4g}",
+            f"{r['reload_worst']:.0e}", r["metric"].partition(",")[0],
+            f"{before:.4g} -> {after:.4g}",
         ))  # fmt: skip
     yield table(
-        ("network", "parameters", "MACs", "file", "verdict, worst difference", "difference once reloaded", "metric",
-         "without compensation"), rows,
+        ("network", "parameters", "MACs", "file", "verdict, worst difference",
+         "difference once reloaded", "metric", "without compensation"), rows,
     )  # fmt: skip
 
 
