@@ -46,7 +46,10 @@ class Op:
 
     def inputs(self) -> list[Ref]:
         """The tensors that go in, in order, repeats included."""
-        return refs((self.args, tuple(self.kwargs.values())))
+        found: list[Ref] = []
+        _gather(self.args, found)
+        _gather(self.kwargs.values(), found)
+        return found
 
 
 class Call(NamedTuple):
