@@ -114,10 +114,13 @@ def value(poly: Poly, kept: dict[Axis, int]) -> int:
 class Equation:
     """A demand, the axes and attributes that it depends on, and what it says at present."""
 
-    __slots__ = ("attributes", "demand", "free", "rest", "state", "wanted")
+    __slots__ = ("attributes", "demand", "free", "key", "rest", "state", "wanted")
 
-    def __init__(self, demand: Demand, free: list[Axis], attributes: list[Attribute]) -> None:
+    def __init__(
+        self, demand: Demand, key: tuple[int, ...], free: list[Axis], attributes: list[Attribute]
+    ) -> None:
         self.demand = demand
+        self.key = key
         self.free = free
         self.attributes = attributes
         self.wanted: Poly | None = None
@@ -160,13 +163,15 @@ class Solver:
 
         `values` are the attributes' present values; one that no demand defines stays as it is.
         """
-        known: dict[tuple[Expr, tuple[int, ...]], Equation] = {}
-        asked = [self._equation(demand, known) for demand in demands]
+        asked = [self._equation(demand) for demand in demands]
         direct = [e for e in asked if isinstance(e.demand.given, Attribute)]
         nested = [e for e in asked if not isinstance(e.demand.given, Attribute)]
         told = {attribute for e in direct for attribute in e.attributes}
         inside = [e for e in nested if not told.issuperset(e.attributes)]
-        equations = list(dict.fromkeys((*direct, *nested)))
+        distinct: dict[tuple[Expr, tuple[int, ...]], Equation] = {}
+        for equation in (*direct, *nested):  # layers of one block ask the same again and again
+            distinct.setdefault((equation.demand.given, equation.key), equation)
+        equations = list(distinct.values())
         while True:
             self.attributes = {}
             for equation in direct:
@@ -180,14 +185,8 @@ class Solver:
             # what holds for every length still holds for those that are pinned since
             equations = [e for e in equations if e.rest != {} or not told.issuperset(e.attributes)]
 
-    def _equation(
-        self, demand: Demand, known: dict[tuple[Expr, tuple[int, ...]], Equation]
-    ) -> Equation:
-        """What a demand says; layers of one block say the same again and again."""
+    def _equation(self, demand: Demand) -> Equation:
         term = flat(demand.term)
-        key = demand.given, tuple(map(id, term))
-        if key in known:
-            return known[key]
         axes, attributes = list(leaves(term)), list[Attribute]()
         for atom in atoms(demand.given):
             if isinstance(atom, Attribute):
@@ -195,8 +194,7 @@ class Solver:
             elif self.scope.dims[atom.tensor] is not None:
                 axes += leaves(self.scope.dims[atom.tensor][atom.dim])  # type: ignore[index]
         free = [axis for axis in dict.fromkeys(axes) if axis.pin is None]
-        found = known[key] = Equation(demand, free, attributes)
-        return found
+        return Equation(demand, tuple(map(id, term)), free, attributes)
 
     def bound(
         self, expr: Expr, least: int, values: dict[Attribute, int]

@@ -19,19 +19,11 @@ from excise.trace.outline import ROWS, outline
 aten = torch.ops.aten
 X, W = torch.randn(2, 4, 6), torch.randn(4)
 UNARY = ("relu", "silu", "gelu", "sigmoid", "tanh", "hardswish", "hardsigmoid")
-IN_PLACE = ("relu_", "silu_", "hardtanh_", "hardswish_")
-WINDOW = ([1, 0], [2, 1], False, [0, 0])
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     **{name: (getattr(aten, name).default, (X,)) for name in UNARY},
     "_softmax": (aten._softmax.default, (X, -1, False)),
     "_safe_softmax": (aten._safe_softmax.default, (X, 1)),
     **{name: (getattr(aten, name).Tensor, (X, X)) for name in ("add", "sub", "mul", "div")},
-    **{name: (getattr(aten, name).default, (X,)) for name in IN_PLACE},
-    **{name: (getattr(aten, name).Tensor, (X, X)) for name in ("add_", "mul_")},
-    "convolution": (
-        aten.convolution.default,
-        (torch.randn(2, 4, 9, 7), torch.randn(6, 2, 3, 1), torch.randn(6), [2, 1], *WINDOW, 2),
-    ),
     "native_batch_norm": (aten.native_batch_norm.default, (X, W, W, W, W, False, 0.1, 1e-5)),
     "native_layer_norm": (aten.native_layer_norm.default, (X, [4, 6], X[0], X[0], 1e-5)),
     "view": (aten.view.default, (X, [4, -1])),
@@ -45,10 +37,6 @@ UNTOLD: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "statistics in another type": (
         aten.native_layer_norm.default,
         (X.half(), [6], None, None, 1e-5),
-    ),
-    "a transposed convolution": (
-        aten.convolution.default,
-        (X[None], torch.randn(2, 3, 1, 1), None, [1, 1], [0, 0], [1, 1], True, [0, 0], 1),
     ),
     "two types": (aten.add.Tensor, (X, X.double())),
     "two shapes": (aten.add.Tensor, (X, X[0])),
@@ -81,22 +69,6 @@ def test_a_row_says_what_torch_says(name: str) -> None:
     with mode:
         wanted = function(*given)
     shapes = outline(function, given, {})
-    assert shapes is not None
-    assert told(mode._drawn(shapes, given)) == told(wanted)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("sides", [(1,), (5,), (1, 1), (4, 5), (3, 4, 5)])
-@pytest.mark.parametrize("window", [1, 3])
-def test_convolutions_of_odd_shapes(channels: int, sides: tuple[int, ...], window: int) -> None:
-    n, mode = len(sides), Fakes()
-    x = torch.randn(2, channels, *sides)
-    weight = torch.randn(1 if channels == 1 else 4, channels, *[window] * n)
-    args = (x, weight, None, [1] * n, [window // 2] * n, [1] * n, False, [0] * n, 1)
-    given = faked(mode, args)
-    with mode:
-        wanted = aten.convolution.default(*given)
-    shapes = outline(aten.convolution.default, given, {})
     assert shapes is not None
     assert told(mode._drawn(shapes, given)) == told(wanted)
 

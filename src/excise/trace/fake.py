@@ -170,9 +170,7 @@ class Fakes(FakeTensorMode):
         return made
 
     def _drawn(self, shapes: list[tuple[int, ...]], args: tuple[Any, ...]) -> Any:
-        """Contiguous fake tensors like the first tensor that goes in; or that one, written to."""
-        if not shapes:
-            return args[0]
+        """Contiguous fake tensors like the first tensor that goes in."""
         like = args[0][0] if isinstance(args[0], (tuple, list)) else args[0]
         bodies = [_body(shape, contiguous(shape), like.dtype) for shape in shapes]
         made = [self._stamp(self._plain(body, like.fake_device)) for body in bodies]

@@ -104,8 +104,7 @@ def _around(cached: Any, *, always: bool) -> Any:
 def uncached(model: nn.Module) -> Iterator[None]:
     """Put a pass-through before cached functions, and take it away again."""
     changed: list[Place] = []
-    kinds = set(map(type, model.modules()))
-    own = {kind.__module__ for leaf in kinds for kind in leaf.__mro__}
+    own = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
     try:
         for key, module in list(sys.modules.items()):
             if type(module) is not ModuleType or key.startswith(("torch.", "excise.")):

@@ -25,8 +25,7 @@ aten = torch.ops.aten
 def outline(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Shapes:
     """Shapes of the contiguous tensors that an operation returns; None if no row says.
 
-    An empty list stands for the first argument itself, written in place. The others have the dtype
-    and device of the first tensor that goes in.
+    They have the dtype and device of the first tensor that goes in.
     """
     row = ROWS.get(getattr(func, "whole", func))
     if row is None or kwargs:
@@ -68,19 +67,6 @@ def row(*functions: Any) -> Callable[[Row], Row]:
 def unary(x: Tensor, *_: Any) -> Shapes:
     """Each value on its own."""
     return [tuple(x.shape)]
-
-
-@row(aten.relu_.default, aten.silu_.default, aten.hardtanh_.default, aten.hardswish_.default)
-def unary_in_place(*_: Any) -> Shapes:
-    """Each value on its own, where it is."""
-    return []
-
-
-@row(aten.add_.Tensor, aten.mul_.Tensor)
-def binary_in_place(x: Any, y: Any) -> Shapes:
-    """Into a tensor of the same shape."""
-    same = isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape
-    return [] if same else None
 
 
 @row(aten._softmax.default, aten._safe_softmax.default)  # noqa: SLF001 - what softmax is called
@@ -128,25 +114,6 @@ def cat(tensors: list[Tensor], dim: int = 0) -> Shapes:
     others = {(*t.shape[:place], *t.shape[place + 1 :]) for t in tensors}
     total = sum(t.shape[place] for t in tensors)
     return [(*first[:place], total, *first[place + 1 :])] if len(others) == 1 else None
-
-
-@row(aten.convolution.default)
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *given: Any) -> Shapes:
-    """One length for each place of the window; a transposed one is torch's business."""
-    stride, padding, dilation, transposed, _, groups = given
-    rank = x.dim() - 2
-    plain = weight.dim() == x.dim() and not transposed and x.shape[1] == weight.shape[1] * groups
-    if (
-        not plain
-        or {len(stride), len(padding), len(dilation)} != {rank}
-        or weight.shape[0] % groups
-    ):
-        return None
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return None
-    spread = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    space = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in spread]
-    return [(x.shape[0], weight.shape[0], *space)] if min(space, default=0) > 0 else None
 
 
 @row(torch._C._nn.linear)  # noqa: SLF001 - `F.linear`

@@ -46,10 +46,7 @@ class Op:
 
     def inputs(self) -> list[Ref]:
         """The tensors that go in, in order, repeats included."""
-        found: list[Ref] = []
-        _gather(self.args, found)
-        _gather(self.kwargs.values(), found)
-        return found
+        return refs((self.args, tuple(self.kwargs.values())))
 
 
 class Call(NamedTuple):
