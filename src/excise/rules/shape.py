@@ -27,14 +27,11 @@ def view(s: Scope, op: Op) -> None:
     """`view`, `reshape`, `flatten`, `unflatten`; unmatched stretches alone are pinned."""
     source, target = s.shape(op.args[0]), s.shape(op.outs[0])
     dims = s.get(op.args[0])
-    lead = 0  # dimensions of length 0 in front, such as a batch of no boxes, are left as they are
-    while lead < min(len(source), len(target)) and source[lead] == target[lead] == 0:
-        lead += 1
-    if 0 in source[lead:]:
+    if 0 in source:
         s.put(op.outs[0], [s.fresh(n) for n in target])
         return
-    out: list[Term] = dims[:lead]
-    i = j = lead
+    out: list[Term] = []
+    i = j = 0
     while i < len(source) or j < len(target):  # the shortest stretches with equal products
         i0, j0 = i, j
         left = source[i] if i < len(source) else 1
