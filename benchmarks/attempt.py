@@ -109,7 +109,8 @@ def cut(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     row["plan_s"] = perf_counter() - traced
     small = excise.remove(model, plan)
     row["kept_params"] = sum(p.numel() for p in small.parameters())
-    row["kept_macs"] = excise.trace(small, *args, **kwargs).macs() / (row["macs"] or 1)
+    kept = {graph.axes[name]: len(plan.kept(name).nonzero()[0]) for name in plan.removed}
+    row["kept_macs"] = graph.macs(kept) / (row["macs"] or 1)
     row["rss_cut_mib"] = peak_mib()
     start = perf_counter()
     verdict = excise.verify(model, small, plan, *args, **kwargs)

@@ -1,8 +1,9 @@
 """Torch-Pruning on the same models, by its documented high-level way, held to the same proof.
 
 `tp.pruner.MetaPruner(model, example_inputs, importance=MagnitudeImportance(p=2), pruning_ratio=...,
-ignored_layers=[the last layer])`, then `step()`: its README, with no other help for any model. The
-ratio is the one that would halve the multiply-adds of layers whose two sides are both cut.
+ignored_layers=[the last layer])`, then `step()`: its README, with no other help for any model than
+how to call it (`forward_fn`) and what of its output is a tensor (`output_transform`). The ratio is
+the one that would halve the multiply-adds of layers whose two sides are both cut.
 
 Which units went is read off the weights: all numbers are different, so a smaller tensor tells which
 slices of the larger one it is. Where the axis graph can express that cut, `excise.verify` judges it
@@ -11,7 +12,6 @@ as it judges excise's own; where not, the plainly silenced original is the refer
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ import excise
 from excise.axes import Axis, flat
 from excise.budget import build
 from excise.trace.record import output_leaves
+from excise.trace.skeleton import copied
 
 RATIO = 1 - 0.5**0.5
 EXACT = 1e-9
@@ -30,11 +31,12 @@ EXACT = 1e-9
 
 def cut(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     """Prune a copy, and say what came of it."""
-    small = copy.deepcopy(model)
-    example = kwargs or (args[0] if len(args) == 1 else args)
+    small = copied(model, {})
     pruner = tp.pruner.MetaPruner(
         small,
-        example_inputs=example,
+        example_inputs=(args, kwargs),
+        forward_fn=lambda run, given: run(*given[0], **given[1]),
+        output_transform=lambda out: [tensor for _, tensor in output_leaves(out)],
         importance=tp.importance.MagnitudeImportance(p=2),
         pruning_ratio=RATIO,
         ignored_layers=_last(small, args, kwargs),
@@ -134,7 +136,7 @@ def _plan(model: nn.Module, kept: Kept, args: Any, kwargs: Any) -> excise.Plan |
 
 def _silenced(model: nn.Module, small: nn.Module, kept: Kept, args: Any, kwargs: Any) -> float:
     """Worst relative difference from the original with the removed slices set to zero."""
-    reference, narrow = copy.deepcopy(model).double().eval(), copy.deepcopy(small).double().eval()
+    reference, narrow = (copied(m, {}).double().eval() for m in (model, small))
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
             for dim, index in enumerate(kept[name]):
