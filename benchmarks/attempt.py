@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -78,9 +79,14 @@ def attempt(name: str, model_name: str, tool: Callable[..., None] | None = None)
         row |= {
             "outcome": "exception",
             "reason": told(error),
-            "traceback": traceback.format_exc()[-4000:],
+            "traceback": without_paths(traceback.format_exc()[-4000:]),
         }
     return row
+
+
+def without_paths(text: str) -> str:
+    """A traceback that names files from their package or this repository on."""
+    return re.sub(r'File "[^"]*/(?:site-packages|benchmarks|src|python3[^/"]*)/', 'File "', text)
 
 
 def told(error: Exception) -> str:

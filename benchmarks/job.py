@@ -87,7 +87,8 @@ class Job:
     def _kill(self, outcome: str, reason: str) -> dict[str, Any]:
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
-        return self._row(outcome, reason) | {"peak_rss_mib": self.peak_mib}
+        total = time.perf_counter() - self.start
+        return self._row(outcome, reason) | {"peak_rss_mib": self.peak_mib, "total_s": total}
 
 
 def work(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -88,6 +89,14 @@ def save(name: str, rows: Rows) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = "".join(json.dumps(rows[key]) + "\n" for key in sorted(rows))
     (RESULTS / f"{name}.jsonl").write_text(text)
+
+
+def revision() -> str:
+    """The commit of the code that runs, with a plus if files differ from it; empty outside git."""
+    here = Path(__file__).parents[1]
+    words = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    found = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
+    return found.stdout.strip()
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -167,8 +176,9 @@ def main() -> None:
             getattr(suite(name), "prepare", lambda: None)()
             excise.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))  # its imports, before the forks
             limit = Limit(given.seconds, given.memory_mib)
+            commit = revision()
             for row in work(worker(of_peer=given.peer), todo, given.jobs, limit):
-                rows[row["model"]] = rounded(row)
+                rows[row["model"]] = rounded(row) | {"revision": commit}
                 save(file, rows)
                 print(line(row), flush=True)
         print(summary(name, list(rows.values()), " by Torch-Pruning" if given.peer else ""))
