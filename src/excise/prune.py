@@ -17,7 +17,7 @@ from excise.measure import everything
 from excise.plan import Plan
 from excise.refit import Refit, refit
 from excise.report import Report
-from excise.scores import Curves, Scores, by_name, obs
+from excise.scores import CALIBRATED, Curves, Scores, by_name
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
@@ -48,6 +48,7 @@ def prune(
     *inputs: Any,
     keep_macs: float | None = None,
     keep_params: float | None = None,
+    keep_bytes: float | None = None,
     keep_units: float | None = None,
     calibration: Any = None,
     samples: int = 512,
@@ -71,6 +72,7 @@ def prune(
         inputs: an example input.
         keep_macs: fraction of multiply-adds to keep, in (0, 1]; give exactly one `keep_*`.
         keep_params: fraction of parameters to keep.
+        keep_bytes: fraction of the bytes of parameters and buffers to keep.
         keep_units: fraction of units to keep.
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
@@ -105,6 +107,7 @@ def prune(
         _scored(model, graph, criterion, data),
         keep_macs=keep_macs,
         keep_params=keep_params,
+        keep_bytes=keep_bytes,
         keep_units=keep_units,
         round_to=round_to,
         min_keep=min_keep,
@@ -129,15 +132,16 @@ def _scored(
 ) -> Scores | Curves:
     if criterion is None:
         criterion = "magnitude" if data is None else "obs"
-    if criterion == "obs":
-        if data is None:
-            raise InvalidTargetError("criterion", "'obs' without data", "calibration data with it")
-        modes = [(module, module.training) for module in model.modules()]
-        try:  # in eval mode other operations run, but axes have the same names
-            model.eval()
-            return obs(model, trace(model, *data[0].args, **data[0].kwargs), data)
-        finally:
-            for module, training in modes:
-                module.training = training
     score = criterion if callable(criterion) else by_name(criterion)
-    return score(model, graph)
+    name = next((name for name, known in CALIBRATED.items() if score is known), None)
+    if name is None:
+        return score(model, graph)
+    if data is None:
+        raise InvalidTargetError("criterion", f"{name!r} without data", "calibration data with it")
+    modes = [(module, module.training) for module in model.modules()]
+    try:  # in eval mode other operations run, but axes have the same names
+        model.eval()
+        return score(model, trace(model, *data[0].args, **data[0].kwargs), data)
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -92,6 +92,8 @@ CASES = [
     Case("an unknown criterion", _prune(NET, *INPUT, *HALF, "--criterion", "l0"), "magnitude"),
     Case("a criterion that needs gradients", _prune(NET, *INPUT, *HALF, "--criterion", "taylor"),
          "excise.prune from Python"),
+    Case("a criterion that needs data", _prune(NET, *INPUT, *HALF, "--criterion", "obs"),
+         "needs calibration data"),
     Case("protect nothing", _prune(NET, *INPUT, *HALF, "--protect", "head"), "'head'"),
     Case("an output in no folder", _prune(NET, *INPUT, *HALF, "-o", "/no/such/x.safetensors"),
          "no folder"),

@@ -63,9 +63,9 @@ def bundles(
 ) -> list[Bundle]:
     """Groups that may be cut, tied ones together, with their units in order of removal.
 
-    Scores of a group are divided by their mean, so that groups of different scale compare; curves
-    are taken as they are, and a bundle of which one group has none is left out. `within` says
-    which groups a uniform cut takes in step.
+    Scores of a group are divided by their mean, so that groups of different scale compare, unless
+    they say that they do. Curves are taken as they are, and a bundle of which one group has none is
+    left out. `within` says which groups a uniform cut takes in step.
     """
     out: list[Bundle] = []
     ties = _ties(graph) if within is None else (tie.members for tie in within.ties)
@@ -104,7 +104,7 @@ def _of_scores(members: tuple[tuple[Axis, int], ...], scores: Scores, steps: int
     orders, costs = [], torch.zeros(steps, dtype=torch.float64)
     for axis, weight in members:
         values = scores.values[axis.name].double()
-        mean = float(values.abs().mean()) or 1.0
+        mean = 1.0 if scores.comparable else float(values.abs().mean()) or 1.0
         ranked, order = torch.sort(values / mean, stable=True)
         orders.append(tuple(order.tolist()))
         costs += ranked[: steps * weight].reshape(steps, weight).mean(1)

@@ -123,11 +123,8 @@ def _choose(
     if smallest > target:
         raise UnreachableTargetError(name, target, smallest, tuple(map(str, graph.pins[:5])))
     limit = target * full
-    steps = (
-        allocate(ready, allowed, count, limit)
-        if isinstance(scores, Curves)
-        else rank(ready, allowed, lambda steps: count(steps) <= limit)
-    )
+    chosen = allocate if isinstance(scores, Curves) else rank
+    steps = chosen(ready, allowed, count, limit)
     kept: dict[Axis, int] = {}
     removed: dict[str, tuple[int, ...]] = {}
     for bundle, taken in zip(ready, steps, strict=True):

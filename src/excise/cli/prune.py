@@ -16,13 +16,15 @@ from excise.cli.model import resolve
 from excise.cli.option import Inputs, Json, Model, Timed, Weights
 from excise.cli.table import report_table, verdict_data
 from excise.errors import RequestError
+from excise.scores import CALIBRATED
 
 _NEEDS_GRADIENTS = frozenset({"taylor"})
 Keep = Optional[float]  # noqa: UP045 - typer reads this at run time on every Python
 KeepMacs = Annotated[Keep, typer.Option(help="Fraction of multiply-adds to keep, in (0, 1].")]
 KeepParams = Annotated[Keep, typer.Option(help="Fraction of parameters to keep, in (0, 1].")]
+KeepBytes = Annotated[Keep, typer.Option(help="Fraction of the state's bytes to keep, in (0, 1].")]
 KeepUnits = Annotated[Keep, typer.Option(help="Fraction of units to keep, in (0, 1].")]
-Criterion = Annotated[str, typer.Option(help="magnitude, l1, l2, random or bn_scale.")]
+Criterion = Annotated[str, typer.Option(help="magnitude, l1, l2, random, bn_scale, fpgm or lamp.")]
 RoundTo = Annotated[int, typer.Option(help="Keep a multiple of this many units per group.")]
 MinKeep = Annotated[
     float, typer.Option(help="Least to keep of each group: units if >= 1, else a fraction.")
@@ -44,6 +46,7 @@ def prune(
     weights: Weights = None,
     keep_macs: KeepMacs = None,
     keep_params: KeepParams = None,
+    keep_bytes: KeepBytes = None,
     keep_units: KeepUnits = None,
     criterion: Criterion = "magnitude",
     round_to: RoundTo = 1,
@@ -64,6 +67,7 @@ def prune(
             *args,
             keep_macs=keep_macs,
             keep_params=keep_params,
+            keep_bytes=keep_bytes,
             keep_units=keep_units,
             criterion=criterion,
             round_to=round_to,
@@ -95,6 +99,9 @@ def _check(criterion: str, output: Path | None) -> None:
     if criterion in _NEEDS_GRADIENTS:
         do = "call excise.prune from Python, after loss.backward()"
         raise RequestError(f"{criterion} needs gradients", "--criterion", do)
+    if criterion in CALIBRATED:
+        do = "call excise.prune from Python, with calibration="
+        raise RequestError(f"{criterion} needs calibration data", "--criterion", do)
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         what = f"{output} is a folder" if output.is_dir() else f"{output.parent} is no folder"
         raise RequestError(what, "--output", "name a file in a folder that exists")

@@ -15,13 +15,21 @@ from excise.graph import AxisGraph
 
 @dataclass(frozen=True)
 class Scores:
-    """Group name -> float64 tensor of one number per unit, on the CPU."""
+    """One number per unit of every group; the smallest go first.
+
+    Attributes:
+        values: group name -> float64 tensor of one number per unit, on the CPU.
+        comparable: numbers of different groups are in one unit. Else each group is divided by its
+            mean before groups are compared.
+    """
 
     values: Mapping[str, Tensor]
+    comparable: bool = False
 
     def renamed(self, graph: AxisGraph) -> Scores:
         """The same scores for a graph of the same model with more pins."""
-        return Scores({g.name: self.values[g.name] for g in graph.groups if g.name in self.values})
+        values = {g.name: self.values[g.name] for g in graph.groups if g.name in self.values}
+        return Scores(values, self.comparable)
 
     def __str__(self) -> str:
         return "\n".join(
@@ -47,7 +55,7 @@ def gather(
     Raises:
         InvalidScoresError: the model is not the one that was traced.
     """
-    _check(model, graph)
+    check_traced(model, graph)
     totals = {g.name: torch.zeros(g.size, dtype=torch.float64) for g in graph.groups}
     wanted = {id(graph.axes[g.name]): g.name for g in graph.groups}
     for name, parameter in model.named_parameters():
@@ -64,7 +72,12 @@ def gather(
     return totals
 
 
-def _check(model: nn.Module, graph: AxisGraph) -> None:
+def check_traced(model: nn.Module, graph: AxisGraph) -> None:
+    """Refuse another model than the one that was traced.
+
+    Raises:
+        InvalidScoresError: naming a parameter that differs.
+    """
     for name, parameter in model.named_parameters():
         ref = graph.trace.names.get(name)
         if ref is None or tuple(parameter.shape) != tuple(graph.scope.shape(ref)):
