@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import excise
-from excise.axes import Axis
-from excise.budget.allocate import allocate
+from excise.axes import Axis, Why
+from excise.budget.allocate import State, allocate
 from excise.budget.bundle import Bundle
+from excise.budget.meter import Part, Sum, volume
 from excise.calibration import Batch
 from excise.errors import UnreachableTargetError
 from excise.scores.curve import Curve, Curves
@@ -24,25 +25,28 @@ def bundle(costs: list[float]) -> Bundle:
     return Bundle(((Axis(size), 1),), (tuple(range(size)),), tuple(costs), (1,))
 
 
-def chain(steps: list[int]) -> int:
+def chain(ready: list[Bundle], ends: tuple[int, int] = (3, 4)) -> Sum:
     """Multiply-adds of a chain of layers, each between two of the widths."""
-    widths = [3, *(7 - n for n in steps), 4]
-    return sum(a * b for a, b in itertools.pairwise(widths))
+    inner = [b.members[0][0] for b in ready]
+    axes = [Axis(ends[0], Why("", "")), *inner, Axis(ends[1], Why("", ""))]
+    return Sum(Part(([a], [b]), volume()) for a, b in itertools.pairwise(axes))
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_near_the_best_of_all(seed: int) -> None:
     source = random.Random(seed)  # noqa: S311 - no secret
     ready = [bundle(sorted(source.random() ** 3 for _ in range(6))) for _ in range(3)]
-    allowed, limit = [b.allowed(1) for b in ready], 0.55 * chain([0, 0, 0])
+    meter = chain(ready)
+    allowed, limit = [b.allowed(1) for b in ready], 0.55 * meter.total({})
+    state = State(ready, allowed, meter)
 
     def cost(steps: tuple[int, ...] | list[int]) -> float:
         return sum(sum(b.costs[:n]) for b, n in zip(ready, steps, strict=True))
 
-    fitting = [s for s in itertools.product(*allowed) if chain(list(s)) <= limit]
+    fitting = [s for s in itertools.product(*allowed) if meter.total(state.kept(s)) <= limit]
     best = min(fitting, key=cost)
-    found = allocate(ready, allowed, chain, limit)
-    assert chain(found) <= limit
+    found = allocate(state, limit)
+    assert meter.total(state.kept(found)) <= limit
     assert cost(found) <= 1.35 * cost(best) + 1e-9
 
 
@@ -50,7 +54,9 @@ def test_only_allowed_steps_are_taken_and_the_budget_is_filled() -> None:
     ready = [bundle([0.1 * (i + 1) for i in range(15)]), bundle([0.2 * (i + 1) for i in range(15)])]
     allowed = [b.allowed(4) for b in ready]
     assert allowed[0] == [0, 4, 8, 12]
-    found = allocate(ready, allowed, lambda s: (16 - s[0]) * (16 - s[1]), 130)
+    axes = [b.members[0][0] for b in ready]
+    meter = Sum([Part(([axes[0]], [axes[1]]), volume())])
+    found = allocate(State(ready, allowed, meter), 130)
     assert all(n in may for n, may in zip(found, allowed, strict=True))
     assert found in ([8, 0], [4, 4])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from excise.axes import Axis, Why
-from excise.budget.allocate import allocate
+from excise.budget.allocate import State, allocate
 from excise.budget.bundle import Bundle, bundles
-from excise.budget.cost import measure_of
+from excise.budget.cost import meter_of
 from excise.budget.draft import build
+from excise.budget.meter import Meter
 from excise.budget.option import (
     DEFAULT_MIN_KEEP,
     check_options,
@@ -28,6 +30,9 @@ from excise.scores.scores import Scores
 from excise.uniform import reach
 
 _ROUNDS = 64
+TOLERANCE = 0.03
+"""How far below its budget a result may stay, as a share of it."""
+_ROUNDING = 1e-12
 
 
 def plan(
@@ -36,6 +41,7 @@ def plan(
     *,
     keep_macs: float | None = None,
     keep_params: float | None = None,
+    keep_bytes: float | None = None,
     keep_units: float | None = None,
     round_to: int = 1,
     min_keep: float = DEFAULT_MIN_KEEP,
@@ -57,6 +63,8 @@ def plan(
             `excise.scores.obs` finds them on calibration data.
         keep_macs: fraction of multiply-adds to keep, in (0, 1]. Exact: computed from the graph.
         keep_params: fraction of parameters to keep, in (0, 1].
+        keep_bytes: fraction of the bytes of the state to keep: parameters and buffers at their
+            dtypes, tied ones once, in (0, 1].
         keep_units: fraction of units (over all groups) to keep, in (0, 1].
         round_to: keep a multiple of this many units in each group that is cut.
         min_keep: least to keep of each group: units if >= 1, else a fraction of the group.
@@ -76,17 +84,59 @@ def plan(
         InvalidScoresError: scores are missing, not finite, or of the wrong length.
     """
     check_values(graph, scores)
-    name, target = target_of(keep_macs=keep_macs, keep_params=keep_params, keep_units=keep_units)
-    check_options(round_to, min_keep)
-    patterns = patterns_of(protect)
+    name, target = target_of(
+        keep_macs=keep_macs, keep_params=keep_params, keep_bytes=keep_bytes, keep_units=keep_units
+    )
+
+    def budget(graph: AxisGraph) -> Budget:
+        meter = meter_of(graph, name)
+        return Budget(name, target, meter, target * meter.total({}))
+
+    options = Options(round_to, min_keep, patterns_of(protect), uniform)
+    return planned(graph, scores, budget, options)
+
+
+class Budget(NamedTuple):
+    """One budget: as it was asked for, what counts it, and what it may count."""
+
+    name: str
+    target: float
+    meter: Meter
+    limit: float
+
+
+class Options(NamedTuple):
+    """The options of `plan`, by its names; `protect` as patterns."""
+
+    round_to: int = 1
+    min_keep: float = DEFAULT_MIN_KEEP
+    protect: tuple[str, ...] = ()
+    uniform: bool = False
+
+
+def planned(
+    graph: AxisGraph,
+    scores: Scores | Curves,
+    budget: Callable[[AxisGraph], Budget],
+    options: Options,
+) -> Plan:
+    """As `plan`, for any budget of a graph: it is asked again once axes turn out to be pinned.
+
+    Raises:
+        InvalidTargetError, UnreachableTargetError, UnknownModuleError, InvalidScoresError: as
+            `plan`.
+    """
+    check_options(options.round_to, options.min_keep)
     if isinstance(scores, Scores):
         check_scores(graph, scores)
     extra: list[tuple[int, Why]] = []
     fixed: list[str] = []  # numbers of the configuration whose smaller values turned out not to fit
+    asked = budget(graph)
     for _ in range(_ROUNDS):
-        within = reach(graph, tuple(fixed)) if uniform else None
-        ready = bundles(graph, scores, min_keep, protected(graph, patterns), within)
-        kept, removed = _choose(graph, ready, scores, (name, target), round_to)
+        within = reach(graph, tuple(fixed)) if options.uniform else None
+        guarded = protected(graph, options.protect)
+        ready = bundles(graph, scores, options.min_keep, guarded, within)
+        kept, removed = _choose(graph, ready, scores, asked, options.round_to)
         unfit = [] if within is None else within.unfit(graph, kept)
         fixed += unfit
         if unfit:
@@ -97,37 +147,38 @@ def plan(
             return made
         extra += found
         graph = infer(graph.trace, graph.stage, extra)
-        scores = scores.renamed(graph)
-    raise UnreachableTargetError(name, target, 1.0, tuple(why.reason for _, why in extra[:5]))
+        scores, asked = scores.renamed(graph), budget(graph)
+    why = tuple(why.reason for _, why in extra[:5])
+    raise UnreachableTargetError(asked.name, asked.target, 1.0, why)
 
 
 def _choose(
     graph: AxisGraph,
     ready: list[Bundle],
     scores: Scores | Curves,
-    budget: tuple[str, float],
+    budget: Budget,
     round_to: int,
 ) -> tuple[dict[Axis, int], dict[str, tuple[int, ...]]]:
     """Units kept per axis, and the removed units per group name."""
-    name, target = budget
-    measure, allowed = measure_of(graph, name), [bundle.allowed(round_to) for bundle in ready]
-    full = measure({})
+    allowed = [bundle.allowed(round_to) for bundle in ready]
+    state = State(ready, allowed, budget.meter)
 
-    def count(steps: list[int]) -> int:
-        kept: dict[Axis, int] = {}
-        for bundle, taken in zip(ready, steps, strict=True):
-            kept |= bundle.kept(taken)
-        return measure(kept)
+    def count(steps: list[int]) -> float:
+        return budget.meter.total(state.kept(steps))
 
-    smallest = count([may[-1] for may in allowed]) / full if full else 1.0
-    if smallest > target:
-        raise UnreachableTargetError(name, target, smallest, tuple(map(str, graph.pins[:5])))
-    limit = target * full
-    chosen = allocate if isinstance(scores, Curves) else rank
-    steps = chosen(ready, allowed, count, limit)
-    kept: dict[Axis, int] = {}
+    smallest = count([may[-1] for may in allowed])
+    if smallest > budget.limit * (1 + _ROUNDING):
+        reachable = budget.target * smallest / budget.limit
+        pins = tuple(map(str, graph.pins[:5]))
+        raise UnreachableTargetError(budget.name, budget.target, reachable, pins)
+    limit = budget.limit * (1 + _ROUNDING)
+    if isinstance(scores, Curves):
+        steps = allocate(state, limit)
+    else:
+        steps = rank(ready, allowed, count, limit)
+        if count(steps) < (1 - TOLERANCE) * limit:
+            steps = state.filled(steps, limit)
     removed: dict[str, tuple[int, ...]] = {}
     for bundle, taken in zip(ready, steps, strict=True):
-        kept |= bundle.kept(taken)
         removed |= bundle.removed(taken)
-    return kept, removed
+    return state.kept(steps), removed
