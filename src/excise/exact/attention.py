@@ -54,21 +54,22 @@ class Attention(Effect):
             return found
         self._mark(found, self.v, marks.any(-2, keepdim=True))
         scores = (marks & ~self.fixed.known).any(-1, keepdim=True)
-        self._mark(found, self.q, scores)
-        self._mark(found, self.k, (scores & ~self._silent(self.q)).any(-2, keepdim=True))
+        q, k = self._zero(self.q), self._zero(self.k)
+        self._mark(found, self.q, scores & (q | ~k))  # where both are zero, one has to stay so
+        self._mark(found, self.k, (scores & ~q).any(-2, keepdim=True))
         for i, ref in enumerate(c.ins):
             if i not in {self.q, self.k, self.v} and bool(scores.any()):
                 found[i] = torch.ones(c.layout.small(ref), dtype=torch.bool)
         return found
 
     def lose(self, wanted: Sequence[Marks], gone: Sequence[Marks]) -> list[Marks]:
-        """Queries that are all zero weigh every key alike, however many units both have."""
+        """Where every term of the scores is zero, keys weigh alike, however many units there are."""
         marks = wanted[0]
         found = super().lose(wanted, gone)
         if marks is None or (found[self.q] is None and found[self.k] is None):  # type: ignore[index]
             return found
         scores = (marks & ~self.fixed.known).any(-1, keepdim=True)
-        scores &= ~self._silent(self.q) & ~self._silent(self.k)
+        scores &= ~(self._zero(self.q) | self._zero(self.k)).all(-1, keepdim=True)
         missed: list[Marks] = [None] * len(self.c.ins)
         self._mark(missed, self.q, scores)
         self._mark(missed, self.k, scores.any(-2, keepdim=True))
@@ -78,12 +79,11 @@ class Attention(Effect):
                 found[place] = None if lost is None or here is None else lost & here  # type: ignore[index]
         return found
 
-    def _silent(self, place: int | None) -> Tensor:
-        """Heads whose queries, or keys, are all zero, in the shape of the scores' rows."""
+    def _zero(self, place: int | None) -> Tensor:
+        """Units of queries, or keys, that are zero at every position, per head of the result."""
         fact = self.c.facts[place]  # type: ignore[index]
-        zero = fact.zero.all(-1, keepdim=True).all(-2, keepdim=True)
-        shape = self.c.layout.small(self.c.outs[0])
-        return self._heads(Fact(zero, zero), shape).known
+        zero = fact.zero.all(-2, keepdim=True)
+        return self._heads(Fact(zero, zero), self.c.layout.small(self.c.outs[0])).known
 
     def _mark(self, found: list[Marks], place: int | None, marks: Tensor) -> None:
         assert place is not None  # noqa: S101 - for the type checker
