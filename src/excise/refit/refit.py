@@ -20,7 +20,7 @@ from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers
 from excise.errors import CalibrationError
 from excise.graph import AxisGraph, trace
 from excise.plan import Plan
-from excise.refit.solve import Solution, relative_error, solve
+from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 
 _HELD = 5
@@ -66,6 +66,7 @@ def refit(
     batches: Sequence[Batch],
     *,
     rows: int = DEFAULT_ROWS,
+    weights: bool = True,
 ) -> Refit:
     """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
 
@@ -80,6 +81,7 @@ def refit(
         plan: the cut between them.
         batches: calibration inputs, from `excise.calibration.batches`; labels are not needed.
         rows: most positions (pixels, tokens) of each batch that are fitted.
+        weights: fit weights too; False leaves it at biases and means, as FLAP does.
 
     Raises:
         CalibrationError: there is no batch, or the cut model does not run as the dense one does.
@@ -99,7 +101,8 @@ def refit(
         small.eval()
         before = trace(dense, *first.args, **first.kwargs)
         after = trace(small, *first.args, **first.kwargs)
-        return _Work(before, after, dense, small, plan, rows=rows).run(batches)
+        work = _Work(before, after, dense, small, plan, rows=rows, weights=weights)
+        return work.run(batches)
     finally:
         for module, training in modes:
             module.training = training
@@ -117,11 +120,12 @@ class _Work:
         plan: Plan,
         *,
         rows: int,
+        weights: bool,
     ) -> None:
         if [op.name for op in before.trace.ops] != [op.name for op in after.trace.ops]:
             raise CalibrationError("the cut model takes another path than the dense one")
         self.before, self.after, self.dense, self.small = before, after, dense, small
-        self.rows = rows
+        self.rows, self.weights = rows, weights
         self.kept, problem = read_plan(before, plan)
         if problem:
             raise CalibrationError(problem)
@@ -160,6 +164,7 @@ class _Work:
             matrix,
             present.reshape(matrix.shape[:2]).to(matrix.device),
             centred=bias is not None or shift is not None,
+            ridges=RIDGES if self.weights else (),
         )
         if found is None:
             known = relative_error(held, matrix, present.reshape(matrix.shape[:2]))

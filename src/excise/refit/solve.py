@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,13 @@ class Solution(NamedTuple):
 
 
 def solve(
-    fit: Moments, held: Moments, matrix: Tensor, bias: Tensor, *, centred: bool
+    fit: Moments,
+    held: Moments,
+    matrix: Tensor,
+    bias: Tensor,
+    *,
+    centred: bool,
+    ridges: Sequence[float] = RIDGES,
 ) -> Solution | None:
     """Fit `targets = matrix @ features + bias`; None if no candidate beats the present weights.
 
@@ -43,6 +50,7 @@ def solve(
         matrix: present weights, (groups, outputs, features).
         bias: present bias, (groups, outputs); zeros without one.
         centred: whether the bias may change.
+        ridges: which regularisations to try; with none, the bias alone is fitted.
 
     Source:
         ALGORITHMS: ridge toward the original weights as in OSSCAR (arXiv 2403.12983, layer-wise
@@ -53,7 +61,7 @@ def solve(
     spread = _variance(held)
     before = error(held, matrix, bias)
     best: tuple[float, float | None] = (before, -1.0)
-    for ridge in (None, *RIDGES) if centred else RIDGES:
+    for ridge in (None, *ridges) if centred else ridges:
         candidate = _fitted(fit, matrix, ridge, centred=centred)
         if candidate is not None:
             best = min(best, (error(held, *candidate), ridge), key=lambda found: found[0])

@@ -1,0 +1,296 @@
+"""Accuracy after one cut, without fine-tuning: excise beside Torch-Pruning and plain criteria.
+
+Every network is trained by other people on real data (`shared/data`). All methods get the same
+calibration samples, at most 512, and the same budget, counted by the same function; all cuts are
+held to the proof that removed equals silenced. Nobody fine-tunes. Torch-Pruning and the plain
+criteria get their batch norms recalibrated on the same samples; FLAP gets its bias compensation.
+
+    python benchmarks/oneshot.py                                  # all, hours on one core
+    python benchmarks/oneshot.py --only resnet20 --keep 0.5       # minutes
+    python benchmarks/oneshot.py --only resnet56 --methods excise --limit 0   # whole test set
+    python benchmarks/oneshot.py --table                          # the stored rows again
+
+Rows that are stored already are not measured again, unless with `--again`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import oneshot_peer
+import peer
+import real
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import excise
+from excise.calibration import Batch, batches
+from excise.refit import recalibrate, refit
+from excise.scores import by_name
+
+RESULTS = Path(__file__).parent / "results" / "oneshot.json"
+TIMINGS = 9
+
+
+class Setting(NamedTuple):
+    """How one network is measured.
+
+    Attributes:
+        limit: test examples.
+        keeps: budgets.
+        target: what the budget counts.
+        samples: of the calibration set.
+        peers: criteria of Torch-Pruning; None for all.
+    """
+
+    limit: int
+    keeps: tuple[float, ...] = (0.7, 0.5, 0.3)
+    target: str = "keep_macs"
+    samples: int = 512
+    peers: tuple[str, ...] | None = None
+
+
+SETTINGS = {
+    "resnet20": Setting(2000),
+    "resnet56": Setting(2000),
+    "vit": Setting(2000),
+    "efficientnet_lite0": Setting(250, samples=256, peers=("L2", "BN scale", "Taylor", "FPGM")),
+    "minilm": Setting(1379, peers=("L1", "L2", "Taylor", "activation", "random")),
+    "stories260k": Setting(100, (0.8,), "keep_params"),
+    "smollm2": Setting(6, (0.8,), "keep_params", 16, ("L2", "Taylor")),
+    "dncnn": Setting(6),
+    "g2p": Setting(1000),
+}
+OWN = ("excise", "magnitude", "random", "flap")
+
+
+class Subject:
+    """One network with its data, metric and the means to count."""
+
+    def __init__(self, name: str) -> None:
+        self.setting, self.item = SETTINGS[name], real.load(name)
+        self.model, self.example = self.item.model, self.item.example
+        self.pairs = calibration(name, self.item.calib, self.setting.samples)
+        self.batches = batches([a for a, _ in self.pairs], self.example, {}, samples=None)
+        self.graph = excise.trace(self.model, *self.example)
+        self.full = self.size(self.graph)
+
+    def size(self, graph: excise.AxisGraph) -> int:
+        """What the budget counts."""
+        return graph.macs() if self.setting.target == "keep_macs" else graph.params()
+
+    def kept(self, small: nn.Module) -> float:
+        """Which share of it a smaller network has."""
+        return self.size(excise.trace(small, *self.example)) / self.full
+
+
+def calibration(name: str, given: Any, samples: int) -> list[tuple[Any, Any]]:
+    """At most so many samples, in batches; stories cut to one length, so that they stack."""
+    if name == "stories260k":
+        rows = torch.cat([args[0][:, :256] for args, _ in given if args[0].shape[1] >= 256])  # noqa: PLR2004
+        return [((part,), None) for part in rows.split(8)]
+    out, seen = [], 0
+    for args, target in given:
+        if seen >= samples:
+            break
+        out.append((args, target))
+        seen += Batch(args, {}).samples
+    return out
+
+
+def loss(model: nn.Module, args: Any, target: Any) -> Tensor:
+    """The loss of each sample, for criteria that need labels."""
+    out = model(*args)
+    if target is not None and not target.is_floating_point():
+        if out.dim() == 3:  # noqa: PLR2004 - a sequence of classes
+            return functional.cross_entropy(out.mT, target, reduction="none").mean(1)
+        return functional.cross_entropy(out, target, reduction="none")
+    if target is not None:
+        return (out - target).square().flatten(1).mean(1)
+    if hasattr(out, "logits"):
+        wanted, logits = args[0][:, 1:], out.logits[:, :-1]
+        return functional.cross_entropy(logits.mT, wanted, reduction="none").mean(1)
+    return out.last_hidden_state.square().flatten(1).mean(1)
+
+
+def measure(name: str, keep: float, method: str, limit: int) -> dict[str, Any]:
+    """One row."""
+    subject = Subject(name)
+    start = time.perf_counter()
+    small, row = cut(subject, keep, method)
+    row["seconds"] = time.perf_counter() - start
+    row["kept"] = subject.kept(small)
+    row["params"] = sum(p.numel() for p in small.parameters()) / sum(
+        p.numel() for p in subject.model.parameters()
+    )
+    row["latency"] = ratio(subject, small)
+    row["metric"], row["better"] = subject.item.metric, subject.item.better
+    row["limit"] = limit
+    row["score"] = score(subject.item, small, limit)
+    return row
+
+
+def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A smaller network by one method, and what the proof says of the cut."""
+    if method.startswith("tp "):
+        return peer_cut(subject, keep, method)
+    model, graph = subject.model, subject.graph
+    budget = {subject.setting.target: keep}
+    if method == "excise":
+        found = excise.prune(
+            model,
+            *subject.example,
+            calibration=[b.args for b in subject.batches],
+            latency=False,
+            **budget,
+        )
+        assert found.verdict is not None  # noqa: S101 - for the type checker
+        return found.model, {"proof": found.verdict.kind}
+    criterion = by_name(method)
+    needs = method == "flap"
+    scores = criterion(model, graph, subject.batches) if needs else criterion(model, graph)
+    plan = excise.plan(graph, scores, **budget)
+    small = excise.remove(model, plan)
+    verdict = excise.verify(model, small, plan, *subject.example)
+    if needs:
+        refit(model, small, plan, subject.batches, weights=False)
+    else:
+        recalibrate(small, subject.batches)
+    return small, {"proof": verdict.kind if verdict.passed else str(verdict)}
+
+
+def peer_cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The same for Torch-Pruning: "tp CRITERION" or "tp CRITERION, global"."""
+    criterion, _, mode = method.removeprefix("tp ").partition(", ")
+    tool = oneshot_peer.Cut(
+        subject.model, subject.example, subject.pairs, loss, subject.kept
+    )  # fmt: skip
+    row: dict[str, Any] = {}
+    try:
+        small, _ = tool.search(criterion, keep, everywhere=mode == "global")
+    except Exception as error:  # noqa: BLE001 - the tool's own
+        row["whole"] = f"{type(error).__name__}: {error}"[:160]
+        tool.inner = True
+        small, _ = tool.search(criterion, keep, everywhere=mode == "global")
+    kept = peer.slices(subject.model, small)
+    if kept is None:
+        row["proof"] = "not proved: weights are no slices"
+    else:
+        try:
+            worst = peer._silenced(subject.model, small, kept, subject.example, {})  # noqa: SLF001
+        except Exception as error:  # noqa: BLE001 - no fault of the tool: its model does run
+            row["proof"] = f"not proved: {type(error).__name__}"
+        else:
+            exact = worst <= peer.EXACT
+            row["proof"] = "verified-exact" if exact else f"differs by {worst:.1e}"
+    recalibrate(small, subject.batches)
+    return small, row
+
+
+def ratio(subject: Subject, small: nn.Module) -> float:
+    """How many times faster: the median of interleaved runs on one calibration batch."""
+    args = subject.pairs[0][0]
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    with torch.no_grad():
+        for turn in range(TIMINGS + 1):
+            for which, model in enumerate((subject.model, small)):
+                start = time.perf_counter()
+                model(*args)
+                if turn:
+                    seconds[which].append(time.perf_counter() - start)
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+
+def score(item: Any, model: nn.Module, limit: int) -> float:
+    """The metric on so many examples; 0 for all."""
+    return float(item.evaluate(model, limit or None))
+
+
+def methods(name: str) -> list[str]:
+    """Every row's name: excise, plain criteria, each of the peer's locally and globally."""
+    chosen = SETTINGS[name].peers or tuple(oneshot_peer.CRITERIA)
+    return [*OWN, *(f"tp {c}{mode}" for c in chosen for mode in ("", ", global"))]
+
+
+def ask(*words: str) -> dict[str, Any]:
+    """One row in a process of its own; its message if that fails."""
+    command = [sys.executable, __file__, "--worker", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def worker(name: str, keep: str, method: str, limit: str) -> None:
+    """Measure one row and print it."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if method == "dense":
+        item = real.load(name)
+        row = {"score": score(item, item.model, int(limit)), "limit": int(limit)}
+    else:
+        row = measure(name, float(keep), method, int(limit))
+    print(json.dumps(row))
+
+
+def stored() -> dict[str, Any]:
+    """What is measured already."""
+    return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"rows": {}}
+
+
+def keep_row(key: str, row: dict[str, Any]) -> None:
+    """Add one row to what is stored now."""
+    found = stored()
+    found["date"] = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
+    found["rows"][key] = row
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def main() -> None:
+    """Measure what is missing, store, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--methods", nargs="*", help="'peers' for all of Torch-Pruning")
+    parser.add_argument("--keep", nargs="*", type=float)
+    parser.add_argument("--limit", type=int, help="test examples; 0 for all")
+    parser.add_argument("--again", action="store_true", help="measure stored rows again")
+    parser.add_argument("--table", action="store_true", help="print what is stored")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(*given.worker)
+        return
+    for name in () if given.table else given.only:
+        limit = SETTINGS[name].limit if given.limit is None else given.limit
+        wanted: list[tuple[str, float]] = [("dense", 1.0)]
+        for keep in given.keep or SETTINGS[name].keeps:
+            wanted += [(m, keep) for m in methods(name) if chosen(m, given.methods)]
+        for method, keep in wanted:
+            key = f"{name} | {keep:g} | {method} | {limit}"
+            if given.again or "score" not in stored()["rows"].get(key, {}):
+                keep_row(key, ask(name, str(keep), method, str(limit)))
+                print(key, json.dumps(stored()["rows"][key])[:230], flush=True)
+    if given.table:
+        for key, row in stored()["rows"].items():
+            print(key, row.get("score", row.get("failed")))
+
+
+def chosen(method: str, wanted: list[str] | None) -> bool:
+    """Whether a row was asked for."""
+    return not wanted or method in wanted or ("peers" in wanted and method.startswith("tp "))
+
+
+if __name__ == "__main__":
+    main()
