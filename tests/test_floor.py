@@ -17,7 +17,7 @@ import pytest
 FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md
     ("units", "errors"),
     ("axes",),
-    ("trace", "rules", "layers"),
+    ("trace", "rules", "layers", "packing"),
     ("equality", "graph"),
     ("uniform", "plan", "calibration", "scores", "measure"),
     ("budget", "surgery", "exact", "refit"),

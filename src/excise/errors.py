@@ -20,6 +20,7 @@ ExciseError
 │   └── NotExactError            a model shrunk exactly disagrees with the original
 ├── FileError                  a file cannot be read or written
 │   ├── CorruptFileError         truncated, damaged, or not a safetensors file
+│   ├── PackedDataError          the bytes of a packed tensor are damaged
 │   ├── ForeignFileError         a sound file that excise did not write for this model
 │   └── NewerFileError           written by a later version of excise
 ├── MeasureError               a quantity cannot be measured
@@ -307,6 +308,19 @@ class CorruptFileError(FileError):
         return (
             f"{self.path} cannot be read: {self.problem}.\n"
             f"  do: copy or download it again; nothing has been loaded."
+        )
+
+
+@dataclass(eq=False)
+class PackedDataError(FileError):
+    """A packed tensor's bytes do not say what they claim."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"packed data cannot be read: {self.problem}.\n"
+            f"  do: copy or download the file again; nothing has been loaded."
         )
 
 

@@ -255,3 +255,60 @@ def test_a_fresh_process_needs_no_pickle(image: Tensor, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == sum(p.numel() for p in small.parameters())
+
+
+def _halved(model: Any) -> Any:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(torch.rand(parameter.shape) < 0.5)
+    return model
+
+
+@pytest.mark.parametrize("form", ["auto", "dense", "planes", "bitmask", "csr16", "nm", "block"])
+def test_zeros_are_packed_and_come_back(form: str, image: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small, plan = _cut(Net(64).eval(), image)
+    _halved(small)
+    path = tmp_path / "m.safetensors"
+    excise.save(small, plan, path, format=form)
+    again: Any = excise.load(path, lambda: Net(64).eval())
+    for name, one in small.state_dict().items():
+        assert torch.equal(one, again.state_dict()[name])
+    packed = read_header(path).packed
+    assert bool(packed) == (form not in {"dense", "nm"})
+    if form in {"auto", "bitmask"}:
+        assert packed["3.weight"]["layout"] == "bitmask"
+        assert path.stat().st_size < 0.6 * excise.measure.file_bytes(small)
+
+
+def test_a_file_without_zeros_is_the_first_version(image: Tensor, tmp_path: Path) -> None:
+    small, plan = _cut(Net().eval(), image)
+    path = tmp_path / "m.safetensors"
+    excise.save(small, plan, path)
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    assert metadata["excise.format"] == "1"
+    assert "excise.packed" not in metadata
+    excise.save(_halved(Net(64)), excise.Plan({}, {}, ()), path)
+    with safe_open(path, framework="np") as file:
+        assert file.metadata()["excise.format"] == "2"
+
+
+def test_a_packed_tied_weight_stays_tied(tmp_path: Path) -> None:
+    class Wide(Lively):
+        """The same with a table that is worth packing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(400, 8)
+            self.head = nn.Linear(8, 400, bias=False)
+            self.head.weight = self.table.weight
+
+    model = _halved(Wide())
+    path = tmp_path / "m.safetensors"
+    excise.save(model, excise.Plan({}, {}, ()), path)
+    assert "table.weight" in read_header(path).packed
+    again: Any = excise.load(path, Wide)
+    assert again.head.weight is again.table.weight
+    assert torch.equal(again.head.weight, model.head.weight)

@@ -5,25 +5,42 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from excise.errors import CorruptFileError, ForeignFileError, NewerFileError, PlanFormatError
+from excise.errors import (
+    CorruptFileError,
+    ForeignFileError,
+    NewerFileError,
+    PackedDataError,
+    PlanFormatError,
+)
+from excise.packing import size_of
 from excise.plan import VERSION as PLAN_VERSION
 from excise.plan import Plan
 
-VERSION = 1
+VERSION = 2
+"""Of a file with packed tensors; one without is still written as version 1."""
 VERSION_KEY = "excise.format"
 PLAN_KEY = "excise.plan"
 TIES_KEY = "excise.ties"
+PACKED_KEY = "excise.packed"
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 
 
 class Header(NamedTuple):
-    """What the metadata says: the plan, and tied names -> the name they are stored under."""
+    """What the metadata says.
+
+    Attributes:
+        plan: of the cut.
+        ties: tied names -> the name they are stored under.
+        packed: names of tensors that are stored packed -> their entries, of which every one has
+            been checked by itself.
+    """
 
     plan: Plan
     ties: Mapping[str, str]
+    packed: Mapping[str, Mapping[str, Any]]
 
 
 def read_header(path: str | Path) -> Header:
@@ -50,14 +67,27 @@ def read_header(path: str | Path) -> Header:
     try:
         plan = Plan.from_json(metadata[PLAN_KEY])
         ties = json.loads(metadata.get(TIES_KEY, "{}"))
-    except (PlanFormatError, ValueError) as error:
+        packed = json.loads(metadata.get(PACKED_KEY, "{}"))
+    except (PlanFormatError, ValueError, RecursionError) as error:
         raise CorruptFileError(
             where, f"its plan is damaged ({str(error).splitlines()[0]})"
         ) from error
     good = isinstance(ties, dict) and all(isinstance(v, str) for v in ties.values())
     if not good:
         raise CorruptFileError(where, "its table of ties is damaged")
-    return Header(plan, ties)
+    _check_packed(where, packed)
+    return Header(plan, ties, packed)
+
+
+def _check_packed(where: str, packed: Any) -> None:
+    if not isinstance(packed, dict):
+        raise CorruptFileError(where, "its table of packed tensors is damaged")
+    name = ""
+    try:
+        for name, entry in packed.items():  # noqa: B007 - the error says which
+            size_of(entry)
+    except PackedDataError as error:
+        raise CorruptFileError(where, f"{name}: {error.problem}") from error
 
 
 def _check_plan_version(where: str, text: str) -> None:

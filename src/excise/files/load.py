@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from excise.errors import CorruptFileError, ExciseError, ForeignFileError
-from excise.files.format import read_header
+from excise.errors import CorruptFileError, ExciseError, ForeignFileError, PackedDataError
+from excise.files.format import Header, read_header
+from excise.packing import unpack
 from excise.plan import Plan
 from excise.surgery import reshape
 
@@ -36,14 +36,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     """
     where = str(path)
     header = read_header(path)
-    try:
-        tensors = load_file(where)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CorruptFileError(where, f"its tensors cannot be read ({error})") from error
-    for name, source in header.ties.items():
-        if source not in tensors:
-            raise CorruptFileError(where, f"{name} is tied to {source}, which is not there")
-        tensors[name] = tensors[source]
+    tensors = _read(where, header)
     if isinstance(build, nn.Module):
         raise ForeignFileError(where, "`build` is a module, not a callable that returns one")
     try:
@@ -61,6 +54,48 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         raise ForeignFileError(where, str(error).splitlines()[0].rstrip(".")) from error
     _fill(where, model, tensors)
     return model
+
+
+def _read(where: str, header: Header) -> dict[str, Tensor]:
+    """All tensors, ties by their other names too; packed ones are read one after the other."""
+    try:
+        with safe_open(where, framework="pt") as file:
+            names = list(file.keys())
+            for name in header.packed.keys() - set(names):
+                raise CorruptFileError(where, f"{name} is packed, and not there")
+            _check_shapes(where, header)
+            tensors = {name: _unpacked(name, file.get_tensor(name), header) for name in names}
+    except PackedDataError as error:
+        raise CorruptFileError(where, error.problem) from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CorruptFileError(where, f"its tensors cannot be read ({error})") from error
+    for name, source in header.ties.items():
+        if source not in tensors:
+            raise CorruptFileError(where, f"{name} is tied to {source}, which is not there")
+        tensors[name] = tensors[source]
+    return tensors
+
+
+def _check_shapes(where: str, header: Header) -> None:
+    """What packed tensors say of their size, against the plan, before room is made for them."""
+    cuts = {cut.name: header.plan.shape_after(cut) for cut in header.plan.tensors}
+    for name, entry in header.packed.items():
+        wanted = cuts.get(name, header.plan.shapes.get(name))
+        if wanted is not None and tuple(entry["shape"]) != tuple(wanted):
+            found = tuple(entry["shape"])
+            raise CorruptFileError(where, f"{name} is packed as {found}, its plan says {wanted}")
+
+
+def _unpacked(name: str, stored: Tensor, header: Header) -> Tensor:
+    entry = header.packed.get(name)
+    if entry is None:
+        return stored
+    if stored.dtype is not torch.uint8 or stored.dim() != 1:
+        raise PackedDataError(f"{name} is packed, but not stored as bytes")
+    try:
+        return unpack(entry, stored.numpy().data)
+    except PackedDataError as error:
+        raise PackedDataError(f"{name}: {error.problem}") from error
 
 
 def read_plan(path: str | Path) -> Plan:

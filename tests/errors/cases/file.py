@@ -16,12 +16,15 @@ import excise
 from excise.errors import (
     CorruptFileError,
     ForeignFileError,
+    InvalidTargetError,
     NewerFileError,
+    PackedDataError,
     PlanFormatError,
     StalePlanError,
     UnsupportedModelError,
 )
-from excise.files.format import PLAN_KEY, TIES_KEY, VERSION_KEY
+from excise.files.format import PACKED_KEY, PLAN_KEY, TIES_KEY, VERSION_KEY
+from excise.packing import pack, unpack
 from tests.errors.bench import Act, Bench, Case, Net
 
 
@@ -113,6 +116,33 @@ def _spliced(raw: bytes, header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + raw[8 + int.from_bytes(raw[:8], "little") :]
 
 
+def _packed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Act]:
+    """A file in which one weight is packed, and its entry is changed."""
+
+    def ready(bench: Bench) -> Act:
+        small: Any = bench.small
+        plan = bench.plan
+        with torch.no_grad():
+            small[3].weight *= torch.rand(small[3].weight.shape) < 0.5
+        excise.save(small, plan, bench.file, format="bitmask")
+        found = load_file(bench.file)
+        raw = bench.file.read_bytes()
+        words = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+        entries = json.loads(words[PACKED_KEY])
+        change(entries["3.weight"])
+        save_file(found, bench.file, words | {PACKED_KEY: json.dumps(entries)})
+        return lambda: excise.load(bench.file, Net)
+
+    return ready
+
+
+def _unpacked(bench: Bench) -> Act:
+    del bench
+    packed = pack(torch.eye(64), "bitmask")
+    assert packed is not None
+    return lambda: unpack(packed.entry, packed.data[:-1])
+
+
 SAVE = [
     Case("save the uncut model", _saved(lambda b: b.model, lambda b: b.plan),
          StalePlanError, "to become"),
@@ -131,7 +161,22 @@ SAVE = [
          ForeignFileError, "cannot be written"),
     Case("save to no name", _to(lambda _: ""), ForeignFileError, "cannot be written"),
     Case("save extra state", _extra, ForeignFileError, "extra state"),
+    Case("save in an unknown format",
+         lambda b: lambda: excise.save(b.small, b.plan, b.folder / "x", format="zip"),
+         InvalidTargetError, "bitmask"),
 ]  # fmt: skip
+_ENTRY = json.dumps(
+    {
+        "9.weight": {
+            "layout": "planes",
+            "dtype": "F32",
+            "shape": [2],
+            "options": {},
+            "sections": [],
+            "crc": 0,
+        }
+    }
+)
 LOAD = [
     Case("no such file", _at(lambda f: f / "none.safetensors"), CorruptFileError, "No such file"),
     Case("a folder", _at(lambda f: f), CorruptFileError, "directory"),
@@ -177,6 +222,20 @@ LOAD = [
     Case("a tie to no tensor",
          _rewritten(metadata=lambda m: m.update({TIES_KEY: '{"7.bias": "8.bias"}'})),
          CorruptFileError, "8.bias"),
+    Case("packed tensors in a list", _rewritten(metadata=lambda m: m.update({PACKED_KEY: "[]"})),
+         CorruptFileError, "packed"),
+    Case("a packed tensor that is not there",
+         _rewritten(metadata=lambda m: m.update({PACKED_KEY: _ENTRY})),
+         CorruptFileError, "9.weight"),
+    Case("a packed tensor of another shape", _packed(lambda e: e.update(shape=[999, 999])),
+         CorruptFileError, "its plan says"),
+    Case("a packed tensor that overflows", _packed(lambda e: e.update(shape=[2**40, 2**40])),
+         CorruptFileError, "3.weight"),
+    Case("a packed tensor of no dtype", _packed(lambda e: e.update(dtype="F128")),
+         CorruptFileError, "F128"),
+    Case("a packed tensor with another checksum", _packed(lambda e: e.update(crc=1)),
+         CorruptFileError, "checksum"),
+    Case("packed data cut off", _unpacked, PackedDataError, "as long as"),
     Case("a tensor missing", _rewritten(lambda t: t.pop("7.bias")), ForeignFileError, "7.bias"),
     Case("a tensor too many", _rewritten(lambda t: t.update({"9.bias": torch.zeros(1)})),
          ForeignFileError, "9.bias"),
