@@ -63,6 +63,7 @@ def attempt(name: str, model_name: str, tool: Callable[..., None] | None = None)
     try:
         model, args, kwargs = suite(name).build(model_name)
         disturb(model)
+        getattr(suite(name), "ready", lambda *_: None)(model_name, model, args)
         state = torch.random.get_rng_state()
         with torch.no_grad():
             model(*args, **kwargs)

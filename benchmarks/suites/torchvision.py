@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +11,18 @@ import vision
 from torch import Tensor, nn
 
 SIZES = (224, 299, 256, 384, 512)
+_IMAGE = {"min_size": 96, "max_size": 128}  # else 800 pixels
+_FEW = {"rpn_pre_nms_top_n_test": 100, "rpn_post_nms_top_n_test": 50, "box_detections_per_img": 10}
+_SMALL: tuple[dict[str, Any], ...] = (
+    {**_IMAGE, **_FEW, "box_score_thresh": 0.0},
+    {**_IMAGE, "score_thresh": 0.0},
+    {"score_thresh": 0.0},
+)
+"""Options of a detector's constructor, in the order in which they are tried.
+
+The scores of a network with random weights lie below every usual threshold, and without a box
+nothing after it would be compared.
+"""
 ROOMS = ("segmentation", "detection", "video", "optical_flow")
 """Modules of `torchvision.models` beside classification; the quantised copies are left out."""
 
@@ -32,11 +46,7 @@ def build(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     torch.manual_seed(0)
     room, _, plain = name.rpartition("/")
     extra = {"weights_backbone": None} if room in {"segmentation", "detection"} else {}
-    small = {"min_size": 96, "max_size": 128} if room == "detection" else {}  # else 800 pixels
-    try:
-        model = models.get_model(plain, weights=None, **extra, **small).eval()
-    except TypeError:
-        model = models.get_model(plain, weights=None, **extra).eval()
+    model = next(m for m in _made(models, plain, extra, _SMALL if room == "detection" else ({},)))
     first: Exception | None = None
     for args in _inputs(room):
         try:
@@ -47,6 +57,37 @@ def build(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
             continue
         return model, args, {}
     raise ValueError(f"no input that is tried runs: {first}")
+
+
+def ready(name: str, model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Give a detector the batch statistics of its input, as training would have.
+
+    With those of a new network, numbers grow from layer to layer, and all boxes lie outside of the
+    image. Where a layer has one number per channel, there are no statistics; then nothing changes.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    if not name.startswith("detection/") or not layers:
+        return
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.train().momentum = 1.0
+    try:
+        with torch.no_grad():
+            model(*args)
+    except ValueError:
+        model.load_state_dict(before)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.eval().momentum = momentum
+
+
+def _made(
+    models: Any, name: str, extra: dict[str, Any], options: tuple[dict[str, Any], ...]
+) -> Iterator[nn.Module]:
+    """The model with the first options that its constructor takes."""
+    for given in options:
+        with contextlib.suppress(TypeError):
+            yield models.get_model(name, weights=None, **extra, **given).eval()
 
 
 def _inputs(room: str) -> list[tuple[Any, ...]]:

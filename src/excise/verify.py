@@ -20,6 +20,7 @@ from excise.graph import AxisGraph, traced
 from excise.plan import Plan, checked, mask
 from excise.surgery import check, remove
 from excise.trace import Op, Ref
+from excise.trace.choice import Choice, alike, chooses, followed
 from excise.trace.record import Tape, output_leaves, run, widened
 from excise.trace.skeleton import check as check_model
 from excise.trace.skeleton import copied, named_tensors
@@ -41,6 +42,9 @@ class Verdict:
         mixing: the operations that mix units of a cut axis, by name and module.
         tolerance: what `worst` had to stay below.
         reason: why nothing could be proved; empty otherwise.
+        ties: operations that chose between numbers which are equal up to rounding (the order of
+            two equal scores), by name and module; there the original was made to choose as the cut
+            model did, and nowhere else.
     """
 
     kind: str
@@ -49,6 +53,7 @@ class Verdict:
     mixing: tuple[str, ...]
     tolerance: float = TOLERANCE
     reason: str = ""
+    ties: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -77,6 +82,10 @@ class Verdict:
         if self.mixing:
             kinds = sorted({name.split(" ")[0] for name in self.mixing})
             against += f", told which units exist at {len(self.mixing)} ops ({', '.join(kinds)})"
+        if self.ties:
+            kinds = sorted({name.split(" ")[0] for name in self.ties})
+            against += f", equal numbers put in one order at {len(self.ties)} ops"
+            against += f" ({', '.join(kinds)})"
         return (
             f"{said}: equals {against}; worst relative difference {self.worst:.2g} in float64 "
             f"(allowed {self.tolerance:.0e})"
@@ -93,6 +102,11 @@ def verify(
     units (LayerNorm over a cut width, attention over a cut head dimension), removing legitimately
     differs from silencing; there, and only there, the reference leaves the removed units out, and
     the verdict names the operation.
+
+    Two runs round differently, and an operation that picks among equal numbers (`topk`, `sort`,
+    `nms`, a comparison) may then pick others. Where outputs differ, both run once more: an
+    operation whose inputs agree below the tolerance picks in the original what it picked in the
+    cut model, and is named in `ties`.
 
     Args:
         original: the model before the cut. Not touched.
@@ -129,8 +143,7 @@ def _compare(
     """The verdict, and whether the outputs are the same for any input and so prove nothing."""
     try:
         for real in (False, True):  # on real tensors only where fake ones take another path
-            wide, narrow = _eval64(original), _eval64(small)  # the only copies; both are used up
-            verdict, same = _compare_on(wide, narrow, plan, args, named, real=real)
+            verdict, same = _compare_on(original, small, plan, args, named, real=real)
             if not verdict.reason:
                 break
     except TraceError as error:
@@ -139,9 +152,10 @@ def _compare(
 
 
 def _compare_on(
-    wide: nn.Module, narrow: nn.Module, plan: Plan, args: Any, named: Any, *, real: bool
+    original: nn.Module, small: nn.Module, plan: Plan, args: Any, named: Any, *, real: bool
 ) -> tuple[Verdict, bool]:
-    """As `_compare`, with copies in float64, which are silenced and run in place."""
+    """As `_compare`, on copies in float64, the only ones."""
+    wide, narrow = _eval64(original), _eval64(small)
     after = traced(narrow, args, named, wide=True, real=real)
     before = traced(wide, args, named, wide=True, real=real, script=after.stage.script)
     mismatch = _same_path(before, after)
@@ -151,22 +165,39 @@ def _compare_on(
     if problem:
         return _unproved(problem), False
     mixing = _mixing(before, after, removed)
+    _silence(wide, plan)
     reference = Silenced(before, after, removed, set(mixing))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        wanted = run(_silence(wide, plan), reference, args, named)
-        torch.manual_seed(0)
-        found = run(narrow, Wide(), args, named)
+    wanted = _seeded(wide, reference, args, named)
+    found = _seeded(narrow, Wide(), args, named)
+    outputs = () if reference.lost else tuple(_differences(wanted, found))
+    if (reference.lost or _worst(outputs) > TOLERANCE) and any(
+        chooses(after.trace, op) for op in after.trace.ops
+    ):
+        wide, narrow = _silence(_eval64(original), plan), _eval64(small)
+        chosen = Chosen(after)
+        found = _seeded(narrow, chosen, args, named)
+        reference = Silenced(before, after, removed, set(mixing), chosen.choices)
+        wanted = _seeded(wide, reference, args, named)
+        outputs = () if reference.lost else tuple(_differences(wanted, found))
     if reference.lost:
         return _unproved(reference.lost), False
-    outputs = tuple(_differences(wanted, found))
     if not outputs:
         return _unproved("the model returns no tensor"), False
-    worst = max((d for _, d in outputs), key=_nan_last, default=0.0)
     mixing |= reference.undefined
     names = tuple(dict.fromkeys(mixing.values()))
+    ties = tuple(dict.fromkeys(reference.ties.values()))
     kind = "exact-with-mixing" if mixing else "exact"
-    return Verdict(kind, worst, outputs, names), _flat_outputs(wanted)
+    return Verdict(kind, _worst(outputs), outputs, names, ties=ties), _flat_outputs(wanted)
+
+
+def _seeded(model: nn.Module, tape: Tape, args: Any, named: Any) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return run(model, tape, args, named)
+
+
+def _worst(outputs: tuple[tuple[str, float], ...]) -> float:
+    return max((d for _, d in outputs), key=_nan_last, default=0.0)
 
 
 def _nan_last(difference: float) -> float:
@@ -294,8 +325,32 @@ class Wide(Tape):
         return self.inside(func, args, kwargs)
 
 
+class Chosen(Wide):
+    """Runs the cut model, and keeps what each choice was made from and what was chosen."""
+
+    def __init__(self, after: AxisGraph) -> None:
+        super().__init__()
+        self.trace = after.trace
+        self.choices: dict[int, Choice] = {}
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation; copy the tensors of a choice, which may be written to later."""
+        number, ops = self.count, self.trace.ops
+        if number >= len(ops) or ops[number].name != name or not chooses(self.trace, ops[number]):
+            return super().step(name, func, args, kwargs)
+        with self.pause():
+            given = [t.clone() for t in _flatten((args, kwargs))]
+        out = super().step(name, func, args, kwargs)
+        with self.pause():
+            self.choices[number] = Choice(given, [t.clone() for t in _flatten(out)])
+        return out
+
+
 class Silenced(Wide):
-    """Runs the silenced original; mixing operations see only the units that exist."""
+    """Runs the silenced original; mixing operations see only the units that exist.
+
+    With `choices`, those of the cut model are made where both had the same numbers.
+    """
 
     def __init__(
         self,
@@ -303,9 +358,12 @@ class Silenced(Wide):
         after: AxisGraph,
         removed: Removed,
         mixing: set[int],
+        choices: Mapping[int, Choice] | None = None,
     ) -> None:
         super().__init__()
         self.before, self.after, self.removed, self.mixing = before, after, removed, mixing
+        self.choices = choices or {}
+        self.ties: dict[int, str] = {}
         self.lost = ""
         self.undefined: dict[int, str] = {}
 
@@ -316,12 +374,18 @@ class Silenced(Wide):
             self.lost = f"with real data the original takes another path at operation {number}"
         if self.lost:
             return super().step(name, func, args, kwargs)
+        if number in self.choices:
+            return self._follow(number, name, func, args, kwargs)
+        return self._plain(number, name, func, args, kwargs)
+
+    def _plain(self, number: int, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation as it is, or on the units that exist if it mixes them."""
         if number not in self.mixing:
             out = super().step(name, func, args, kwargs)
             with self.pause():
                 self._define(number, out)
             return out
-        old, new = ops[number], self.after.trace.ops[number]
+        old, new = self.before.trace.ops[number], self.after.trace.ops[number]
         given = _flatten((args, kwargs))
         with self.pause():
             small = [self._gather(t, ref) for t, ref in zip(given, old.inputs(), strict=True)]
@@ -339,6 +403,38 @@ class Silenced(Wide):
                 return args[0].copy_(wide[0])
         spread = iter(wide)
         return tree_map(lambda v: next(spread) if isinstance(v, Tensor) else v, out)
+
+    def _follow(self, number: int, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation; of numbers that agree, choose what the cut model chose."""
+        op, choice = self.before.trace.ops[number], self.choices[number]
+        with self.pause():
+            tensors = zip(_flatten((args, kwargs)), op.inputs(), strict=True)
+            same = alike([self._gather(t, r) for t, r in tensors], choice.given, TOLERANCE)
+        out = self._plain(number, name, func, args, kwargs)
+        if not same or not isinstance(out, (Tensor, tuple, list)):
+            return out
+        with self.pause():
+            own = _flatten(out)
+            mine = [self._gather(t, r) for t, r in zip(own, op.outs, strict=True)]
+            made = followed(name, mine, choice.made)
+            if all(a is b or torch.equal(a, b) for a, b in zip(mine, made, strict=True)):
+                return out
+            self.ties[number] = f"{name} in {op.module}"
+            there = zip(own, mine, made, op.outs, strict=True)
+            taken = [t if a is b else self._overlaid(t, b, r) for t, a, b, r in there]
+            if name.endswith("_") and isinstance(args[0], Tensor):
+                return args[0].copy_(taken[0])
+        spread = iter(taken)
+        return tree_map(lambda v: next(spread) if isinstance(v, Tensor) else v, out)
+
+    def _overlaid(self, own: Tensor, made: Tensor, ref: Ref) -> Tensor:
+        """What the cut model has, at the units that it has; the rest stays as it is."""
+        wide = self._scatter(made, ref)
+        if wide.shape != own.shape:
+            return wide
+        shape = [n if kept is None else len(kept) for n, kept in zip(own.shape, self._kept(ref))]  # noqa: B905
+        there = own.new_ones(shape, dtype=torch.bool)
+        return torch.where(self._spread(there, ref), wide, own)
 
     def _define(self, number: int, out: Any) -> None:
         """A silent unit may have no value (0 / 0 of a normalised weight); nobody reads it: zero."""
@@ -387,6 +483,9 @@ class Silenced(Wide):
         kept = self._numbers(ref)
         if kept is not None:
             tensor = kept.to(tensor.device)[tensor.long()].to(tensor.dtype)
+        return self._spread(tensor, ref)
+
+    def _spread(self, tensor: Tensor, ref: Ref) -> Tensor:
         for dim, index in enumerate(self._kept(ref)):
             if index is not None:
                 shape = list(tensor.shape)

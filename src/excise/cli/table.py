@@ -27,5 +27,6 @@ def verdict_data(verdict: Verdict | None) -> dict[str, Any] | None:
         "tolerance": verdict.tolerance,
         "outputs": dict(verdict.outputs),
         "mixing": list(verdict.mixing),
+        "ties": list(verdict.ties),
         "reason": verdict.reason,
     }

@@ -2,6 +2,7 @@
 
 from excise.rules import (
     attention,
+    box,
     contract,
     convolution,
     create,
@@ -30,6 +31,7 @@ __all__ = [
     "Ref",
     "Scope",
     "attention",
+    "box",
     "compared",
     "contract",
     "convolution",

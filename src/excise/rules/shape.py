@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 from excise.axes import Clash, Term, cut_head, flat, pin, size
 from excise.rules.table import Scope, places, rule
 from excise.trace import Op
@@ -24,15 +27,42 @@ def reshaped(s: Scope, term: Term, shape: tuple[int, ...]) -> list[Term]:
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "flatten", "unflatten")
 def view(s: Scope, op: Op) -> None:
-    """`view`, `reshape`, `flatten`, `unflatten`; unmatched stretches alone are pinned."""
+    """`view`, `reshape`, `flatten`, `unflatten`; unmatched stretches alone are pinned.
+
+    A dimension of length 0 (a batch of no boxes) hides which of its neighbours go together, so it
+    is a border: it stays, and what lies on each side of it is read by itself.
+    """
     source, target = s.shape(op.args[0]), s.shape(op.outs[0])
     dims = s.get(op.args[0])
-    if 0 in source:
-        s.put(op.outs[0], [s.fresh(n) for n in target])
+    if 0 not in source:
+        s.put(op.outs[0], _matched(s, dims, source, target))
+        return
+    ours, theirs = _between(source), _between(target)
+    if [math.prod(source[a:b]) for a, b in ours] != [math.prod(target[a:b]) for a, b in theirs]:
+        for term in dims:
+            s.pin(term, "a reshape of nothing")
+        s.put(op.outs[0], [s.fresh(n, "a reshape of nothing") for n in target])
         return
     out: list[Term] = []
+    for (a, b), (c, d) in zip(ours, theirs, strict=True):
+        out += _matched(s, dims[a:b], source[a:b], target[c:d])
+        out += dims[b : b + 1]  # the border
+    s.put(op.outs[0], out)
+
+
+def _between(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The stretches between dimensions of length 0, each as its first place and its end."""
+    borders = [-1, *(i for i, n in enumerate(shape) if n == 0), len(shape)]
+    return [(a + 1, b) for a, b in itertools.pairwise(borders)]
+
+
+def _matched(
+    s: Scope, dims: list[Term], source: tuple[int, ...], target: tuple[int, ...]
+) -> list[Term]:
+    """The same numbers in other dimensions: the shortest stretches with equal products."""
+    out: list[Term] = []
     i = j = 0
-    while i < len(source) or j < len(target):  # the shortest stretches with equal products
+    while i < len(source) or j < len(target):
         i0, j0 = i, j
         left = source[i] if i < len(source) else 1
         right = target[j] if j < len(target) else 1
@@ -45,7 +75,7 @@ def view(s: Scope, op: Op) -> None:
                 right *= target[j]
                 j += 1
         out += _stretch(s, [a for d in dims[i0:i] for a in d], target[j0:j])
-    s.put(op.outs[0], out)
+    return out
 
 
 def _stretch(s: Scope, term: Term, shape: tuple[int, ...]) -> list[Term]:

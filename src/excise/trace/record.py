@@ -108,6 +108,12 @@ _IDENTITIES = frozenset({"detach", "alias", "lift", "lift_fresh", "_to_copy", "c
 
 _RESTRIDES = frozenset({"as_strided", "as_strided_"})
 
+_OURS = 3
+"""References to a tensor that is in a list only, as a loop over the list counts them."""
+
+_MOST = 1 << 25
+"""Bytes of real tensors, after which a recorder looks which of them it may let go."""
+
 _RENAMED = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
 
 
@@ -197,6 +203,7 @@ class Recorder(Tape):
         self.replay = replay or Replay()
         self.numbers: dict[int, int] = {}
         self.alive: list[Tensor] = []
+        self.fresh = 0  # bytes of real tensors seen since the last look
         self.tensors: list[TensorInfo] = []
         self.ops: list[Op] = []
         self.calls: list[Call] = []
@@ -210,6 +217,7 @@ class Recorder(Tape):
             number = len(self.tensors)
             self.numbers[id(tensor)] = number
             self.alive.append(tensor)
+            self.fresh += tensor.nbytes if self.fakes is None else 0
             shape = tuple(map(int, tensor.size()))
             floating, boolean = tensor.is_floating_point(), tensor.dtype is torch.bool
             width, value = tensor.element_size(), None
@@ -220,8 +228,20 @@ class Recorder(Tape):
 
     def alias(self, source: Tensor, out: Tensor) -> None:
         """Give both the same number."""
-        self.numbers.setdefault(id(out), self.see(source, "constant").number)
-        self.alive.append(out)
+        number = self.see(source, "constant").number
+        if id(out) not in self.numbers:
+            self.numbers[id(out)] = number
+            self.alive.append(out)
+
+    def forget(self) -> None:
+        """Let go of real tensors that nobody else has: they can not come back under their id."""
+        self.fresh, kept = 0, list[Tensor]()
+        for tensor in self.alive:
+            if sys.getrefcount(tensor) > _OURS or tensor._use_count() > 1:  # type: ignore[attr-defined]  # noqa: SLF001
+                kept.append(tensor)
+            else:
+                self.numbers.pop(id(tensor), None)
+        self.alive = kept
 
     def freeze(self, value: Any, role: str = "constant") -> Any:
         """Replace tensors by their numbers, in nested tuples, lists and dicts."""
@@ -245,6 +265,8 @@ class Recorder(Tape):
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation and write it down."""
+        if self.fresh > _MOST:
+            self.forget()
         frozen, kept = self.freeze(args), self.freeze(kwargs) if kwargs else {}
         out = self.inside(func, args, kwargs)
         if name.endswith("_"):
@@ -464,6 +486,14 @@ def slow_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """What a model has compiled runs as it was written: a compiled function hides its axes."""
+    if "torch._dynamo" in sys.modules:
+        eager: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return eager
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _default(tape: Tape) -> Iterator[None]:
     """What a wide run makes of Python floats is wide too."""
@@ -522,7 +552,7 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     calls = Calls(tape)
     try:
         with (
-            slow_path(), _no_fake_log(), _module_paths(model, tape), uncached(model),
+            slow_path(), _eager(), _no_fake_log(), _module_paths(model, tape), uncached(model),
             torch.no_grad(), _default(tape), calls, tape,
         ):  # fmt: skip
             return model(*args, **kwargs)

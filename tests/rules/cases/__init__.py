@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.rules.cases import (
     attention,
+    box,
     contract,
     convolution,
     create,
@@ -22,8 +23,8 @@ from tests.rules.oracle import Case
 FAMILIES = {
     module.__name__.rpartition(".")[2]: module.CASES
     for module in (
-        attention, contract, convolution, create, index, norm, part, pointwise, recurrent, reduce,
-        shape, space, spectral,
+        attention, box, contract, convolution, create, index, norm, part, pointwise, recurrent,
+        reduce, shape, space, spectral,
     )
 }  # fmt: skip
 CASES: dict[str, Case] = {

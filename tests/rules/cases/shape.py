@@ -41,6 +41,15 @@ CASES = (
         (real(60),),
         ((12, 5), (3, 20)),
     ),
+    Case("view of none", "0 c h -> 0 (c h)", lambda x: x.flatten(1), (real(0, 3, 4),)),
+    Case(
+        "view behind none",
+        "a b 0 (c d) -> (a b) 0 c d",
+        lambda x, to: x.view(to[0]),
+        (real(2, 3, 0, 20),),
+        ((6, 0, 4, 5),),
+    ),
+    Case("view past none", "A 0 B -> 0 C", lambda x: x.view(0, 12), (real(3, 0, 4),)),
     Case("view to a scalar", "1 1 -> ()", lambda x: x.view(()), (real(1, 1),)),
     Case(
         "view merge, then split",
