@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md
+FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("units", "errors"),
     ("axes",),
     ("trace", "rules", "layers", "packing"),
     ("equality", "graph"),
     ("uniform", "plan", "calibration", "scores", "measure"),
-    ("budget", "surgery", "exact", "refit"),
+    ("budget", "surgery", "exact", "refit", "recover"),
     ("verify",),
     ("files", "report", "prune", "shrink"),
     ("testing", "demo", "cli", "__main__"),

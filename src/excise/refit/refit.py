@@ -204,7 +204,8 @@ class _Work:
         target = cut(wide.run())
         stream = self.streams.get(dense.op)
         if stream is not None:
-            dense_stream, present = cut(wide.kept[stream.op]), narrow.kept[stream.op]
+            dense_stream = cut(stream.of(wide.kept[stream.op]))
+            present = stream.of(narrow.kept[stream.op])
             if dense_stream.shape == present.shape == target.shape:
                 lag = dense_stream - present
                 if stream.norm is not None:

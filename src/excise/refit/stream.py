@@ -7,7 +7,7 @@ dense stream after the addition, less what the cut model's stream holds already.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,10 +27,18 @@ class Stream(NamedTuple):
     Attributes:
         op: the operation that makes the other operand, before the consumer runs.
         norm: a batch norm between the consumer and the addition; None without.
+        out: which of the operation's outputs it is.
     """
 
     op: int
     norm: int | None
+    out: int = 0
+
+    def of(self, made: Any) -> Tensor:
+        """The operand, of what the operation has made."""
+        found = made[self.out] if isinstance(made, (tuple, list)) else made
+        assert isinstance(found, Tensor)  # noqa: S101 - for the type checker
+        return found
 
 
 def follower(graph: AxisGraph, out: Ref) -> tuple[int, Op] | None:
@@ -58,7 +66,9 @@ def stream_of(graph: AxisGraph, consumer: Consumer) -> Stream | None:
     if len(others) != 1 or graph.scope.shape(others[0]) != graph.scope.shape(out):
         return None
     makers = [n for n, op in enumerate(graph.trace.ops) if others[0] in op.outs]
-    return Stream(makers[-1], norm) if makers and makers[-1] < consumer.op else None
+    if not makers or makers[-1] >= consumer.op:
+        return None
+    return Stream(makers[-1], norm, graph.trace.ops[makers[-1]].outs.index(others[0]))
 
 
 def unscaled(graph: AxisGraph, norm: int, tensors: Mapping[str, Tensor], error: Tensor) -> Tensor:

@@ -543,8 +543,8 @@ def settled() -> Iterator[None]:
         yield
 
 
-def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
-    """Run a model under a tape.
+def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any, *, grad: bool = False) -> Any:
+    """Run a model under a tape, without gradients unless they are asked for.
 
     Raises:
         ExampleError: the model does not run on these inputs; names the module and the line.
@@ -553,7 +553,7 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any) -> Any:
     try:
         with (
             slow_path(), _eager(), _no_fake_log(), _module_paths(model, tape), uncached(model),
-            torch.no_grad(), _default(tape), calls, tape,
+            torch.set_grad_enabled(grad), _default(tape), calls, tape,
         ):  # fmt: skip
             return model(*args, **kwargs)
     except TraceError:

@@ -1,0 +1,160 @@
+"""Blocks: how far each block of a cut model is from the dense model's, as a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from excise.axes import leaves
+from excise.budget import kept_indices, read_plan
+from excise.errors import CalibrationError, ExampleError
+from excise.graph import AxisGraph, trace
+from excise.plan import Plan
+from excise.recover.boundary import Boundary, boundaries
+from excise.trace import Op
+from excise.trace.record import Tape, run
+from excise.trace.skeleton import copied, named_tensors
+
+_Cuts = list[tuple[int, Tensor]]
+"""Dimensions of a tensor, with the indices that the cut model still has."""
+
+
+class _Catcher(Tape):
+    """Keeps the tensors at the ends of blocks."""
+
+    def __init__(self, ops: Sequence[Op], ends: Mapping[int, Sequence[Boundary]]) -> None:
+        super().__init__()
+        self.ops, self.ends = ops, ends
+        self.found: dict[Boundary, Tensor] = {}
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation, and keep what it gives if a block ends there."""
+        number = self.count
+        self.count += 1
+        if number >= len(self.ops) or self.ops[number].name != name:
+            reason = f"with this batch the model takes another path at {name}"
+            raise ExampleError(self.module, "", reason)
+        out = func(*args, **kwargs)
+        for end in self.ends.get(number, ()):
+            tensors = [t for t in (out if isinstance(out, (tuple, list)) else (out,))
+                       if isinstance(t, Tensor)]  # fmt: skip
+            self.found[end] = tensors[end.out]
+        return out
+
+
+class Blocks:
+    """The blocks of a dense and a cut model, side by side, for a loop of one's own.
+
+        blocks = Blocks(dense, small, plan, example)
+        for images, _ in loader:
+            optimizer.zero_grad()
+            blocks.loss(images).backward()
+            optimizer.step()
+
+    A block is what lies between two places where the computation passes through one tensor: a
+    residual block, an attention or an MLP with its stream. Both models are read in eval mode and
+    run in the mode that they are in.
+    """
+
+    def __init__(
+        self, dense: nn.Module, small: nn.Module, plan: Plan, *inputs: Any, **kwargs: Any
+    ) -> None:
+        """Find the blocks.
+
+        Args:
+            dense: the model before the cut. Not touched.
+            small: the model after it. Its weights are trained by whoever calls `loss`.
+            plan: the cut between them.
+            inputs: an example input.
+            kwargs: keyword inputs.
+
+        Raises:
+            CalibrationError: the cut model does not run as the dense one does.
+        """
+        modes = [(m, m.training) for model in (dense, small) for m in model.modules()]
+        try:
+            dense.eval()
+            small.eval()
+            before, after = trace(dense, *inputs, **kwargs), trace(small, *inputs, **kwargs)
+        finally:
+            for module, training in modes:
+                module.training = training
+        if [op.name for op in before.trace.ops] != [op.name for op in after.trace.ops]:
+            raise CalibrationError("the cut model takes another path than the dense one")
+        kept, problem = read_plan(before, plan)
+        if problem:
+            raise CalibrationError(problem)
+        self.dense, self.small = dense, small
+        self.ops = before.trace.ops
+        self.ends: dict[int, list[Boundary]] = {}
+        for end in boundaries(before):
+            self.ends.setdefault(end.op, []).append(end)
+        self.cuts = {e: _cuts(before, e, kept) for e in self._all()}
+        self.names = tuple(before.trace.ops[e.op].module for e in self._all())
+
+    def _all(self) -> list[Boundary]:
+        return [end for ends in self.ends.values() for end in ends]
+
+    def loss(self, *inputs: Any, local: bool = True, **kwargs: Any) -> Tensor:
+        """Sum over blocks of the squared difference, as a share of the dense output's variance.
+
+        Args:
+            inputs: one batch.
+            local: each block learns from its own difference alone, with the inputs that the cut
+                model gives it; otherwise from all that comes after it, too.
+            kwargs: keyword inputs.
+
+        Returns:
+            A scalar whose gradient trains the cut model.
+
+        Source:
+            Block by block: ALGORITHMS 3.6; Li et al., "BRECQ", ICLR 2021, sec. 3.2 (for rounding).
+            Differs: all blocks at once, each on the others' present outputs.
+        """
+        return torch.stack(self.losses(*inputs, local=local, **kwargs)).sum()
+
+    def losses(self, *inputs: Any, local: bool = True, **kwargs: Any) -> list[Tensor]:
+        """The same for each block, in order of execution."""
+        wanted = self._run(self.dense, inputs, kwargs, grad=False)
+        found = self._run(self.small, inputs, kwargs, grad=torch.is_grad_enabled())
+        out = []
+        for end, cuts in self.cuts.items():
+            target, have = wanted[end], found[end]
+            for dim, kept in cuts:
+                target = target.index_select(dim, kept.to(target.device))
+            spread = (target - target.mean()).square().mean()
+            scale = 1 / spread.clamp_min(torch.finfo(target.dtype).tiny)
+            seen = _alone(have) if local and have.requires_grad else have
+            out.append((seen - target).square().mean() * scale)
+        return out
+
+    def _run(
+        self, model: nn.Module, inputs: Any, kwargs: Any, *, grad: bool
+    ) -> dict[Boundary, Tensor]:
+        tape = _Catcher(self.ops, self.ends)
+        shell = copied(model, {id(t): t for _, t in named_tensors(model)})
+        run(shell, tape, inputs, kwargs, grad=grad)
+        return tape.found
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The same tensor, so that of all the gradients that reach it only this one's goes on.
+
+    What reads the tensor itself sends its gradients back as well; they are dropped.
+    """
+    seen, own = tensor.view_as(tensor), list[Tensor]()
+    seen.register_hook(own.append)  # runs first: the tensor waits for all that read it
+    tensor.register_hook(lambda _: own.pop())
+    return seen
+
+
+def _cuts(graph: AxisGraph, end: Boundary, kept: Mapping[Any, Any]) -> _Cuts:
+    terms = enumerate(graph.scope.get(end.ref))
+    return [
+        (dim, torch.from_numpy(kept_indices(term, kept)).nonzero().flatten())
+        for dim, term in terms
+        if any(leaf in kept for leaf in leaves(term))
+    ]

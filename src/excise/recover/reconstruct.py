@@ -1,0 +1,146 @@
+"""Block reconstruction: a few hundred steps toward the dense model's blocks, without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from excise.calibration import Batch
+from excise.errors import CalibrationError
+from excise.plan import Plan
+from excise.recover.block import Blocks
+
+_HELD = 5
+"""Every so many batches judge and are not trained on."""
+DEFAULT_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a reconstruction did.
+
+    Attributes:
+        before: squared difference of each block from the dense one's, as a share of its variance,
+            on batches that were held out.
+        after: the same afterwards; equal to `before` if the weights were put back.
+        steps: taken.
+    """
+
+    before: tuple[float, ...] = field(repr=False)
+    after: tuple[float, ...] = field(repr=False)
+    steps: int
+
+    @property
+    def kept(self) -> bool:
+        """Whether the new weights were better, at the outputs, than the old ones."""
+        return self.after != self.before
+
+    def __str__(self) -> str:
+        what = f"{self.steps} steps" if self.kept else f"{self.steps} steps, weights put back"
+        return f"{what}: error of the outputs {self.before[-1]:.3g} -> {self.after[-1]:.3g}"
+
+
+def reconstruct(
+    dense: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    batches: Sequence[Batch],
+    *,
+    steps: int = 200,
+    rate: float = DEFAULT_RATE,
+    local: bool = True,
+    augment: Callable[[Batch], Batch] | None = None,
+    seed: int = 0,
+) -> Reconstruction:
+    """Train the blocks of a cut model to give what the dense model's give; changed in place.
+
+    Changed: every floating parameter of `small` that requires a gradient. Not changed: running
+    statistics, any shape, `dense`, `.grad`. Both models run in eval mode and get their mode back.
+    If the outputs on held-out batches did not come nearer, the weights are put back.
+
+    Args:
+        dense: the model before the cut.
+        small: the model after it, best after a refit.
+        plan: the cut between them.
+        batches: calibration inputs, from `excise.calibration.batches`; labels are not needed. One
+            batch makes one step; every fifth is held out.
+        steps: of Adam; the rate falls to zero along a cosine.
+        rate: learning rate of the first step.
+        local: each block learns from its own difference alone; else from all that come after it.
+        augment: makes another batch of a batch, for both models, before each step.
+        seed: of the order of batches.
+
+    Raises:
+        CalibrationError: there are too few batches to hold one out, or no weight can be trained.
+
+    Source:
+        ALGORITHMS 3.6. Adam: Kingma and Ba, ICLR 2015.
+    """
+    if len(batches) < 2:  # noqa: PLR2004 - one to train on and one to judge by
+        raise CalibrationError("it holds fewer than two batches; one has to be held out")
+    weights = [p for p in small.parameters() if p.requires_grad and p.is_floating_point()]
+    if not weights:
+        raise CalibrationError("no parameter requires a gradient")
+    held = list(batches[_HELD - 1 :: _HELD]) or [batches[-1]]
+    train = [batch for batch in batches if not any(batch is other for other in held)]
+    modes = [(m, m.training) for model in (dense, small) for m in model.modules()]
+    grads = [p.grad for p in weights]
+    try:
+        dense.eval()
+        small.eval()
+        blocks = Blocks(dense, small, plan, *batches[0].args, **batches[0].kwargs)
+        before = _judged(blocks, held)
+        old = [p.detach().clone() for p in weights]
+        _train(blocks, weights, train, steps=steps, rate=rate, local=local, augment=augment,
+               seed=seed)  # fmt: skip
+        after = _judged(blocks, held)
+        if not after[-1] < before[-1]:
+            with torch.no_grad():
+                for p, value in zip(weights, old, strict=True):
+                    p.copy_(value)
+            after = before
+    finally:
+        for p, grad in zip(weights, grads, strict=True):
+            p.grad = grad
+        for module, training in modes:
+            module.training = training
+    return Reconstruction(before, after, steps)
+
+
+def _train(
+    blocks: Blocks,
+    weights: list[nn.Parameter],
+    train: Sequence[Batch],
+    *,
+    steps: int,
+    rate: float,
+    local: bool,
+    augment: Callable[[Batch], Batch] | None,
+    seed: int,
+) -> None:
+    source = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(weights, lr=rate)
+    order: list[int] = []
+    for step in range(steps):
+        order = order or torch.randperm(len(train), generator=source).tolist()
+        batch = train[order.pop()]
+        batch = batch if augment is None else augment(batch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            blocks.loss(*batch.args, local=local, **batch.kwargs).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def _judged(blocks: Blocks, held: Sequence[Batch]) -> tuple[float, ...]:
+    total: list[Tensor] = []
+    for batch in held:
+        found = blocks.losses(*batch.args, **batch.kwargs)
+        total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+    return tuple(float(t) / len(held) for t in total)
