@@ -115,15 +115,33 @@ class InvalidTargetError(PlanError):
 
 @dataclass(eq=False)
 class UnreachableTargetError(PlanError):
-    """The budget cannot be met with the axes that may be cut."""
+    """The budget cannot be met with the axes that may be cut.
+
+    `reachable` is the smallest that can be kept, or the fastest that was measured; `nearest` lists
+    what lies around a target that the steps of the model pass over.
+    """
 
     option: str
     target: float
     reachable: float
     reasons: tuple[str, ...]
+    nearest: tuple[float, ...] = field(default=(), kw_only=True)
 
     def __str__(self) -> str:
         why = "".join(f"\n    {reason}" for reason in self.reasons)
+        if self.nearest:
+            near = " and ".join(f"{value:.4g}" for value in self.nearest)
+            return (
+                f"{self.option}={self.target:.4g} cannot be reached within 3 %: the nearest that "
+                f"can are {near}.{why}\n"
+                f"  do: ask for one of these, lower round_to, or free more of the model."
+            )
+        if not self.option.startswith("keep_"):
+            return (
+                f"{self.option}={self.target:.4g} cannot be reached: the smallest possible model "
+                f"has {self.reachable:.4g}, measured. What holds the rest:{why or ' overhead'}.\n"
+                f"  do: ask for less, pass a larger batch, lower min_keep, or protect less."
+            )
         least = _rounded_up(self.reachable)
         return (
             f"{self.option}={self.target:.4g} cannot be reached: the smallest possible model keeps "

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from excise.budget import DEFAULT_MIN_KEEP
-from excise.budget import plan as make_plan
+from excise import measure
+from excise.budget import DEFAULT_MIN_KEEP, TIMED, Asked, Attempt, timed
+from excise.budget.option import check_values, patterns_of, target_of
+from excise.budget.plan import Options, counted, planned
 from excise.calibration import Batch, batches
 from excise.errors import InvalidTargetError
 from excise.graph import AxisGraph, trace
-from excise.measure import everything
+from excise.measure import Speedup
+from excise.measure.latency import evaluated
+from excise.measure.replay import watched
+from excise.measure.table import table
 from excise.plan import Plan
 from excise.refit import Refit, refit
 from excise.report import Report
@@ -21,6 +29,9 @@ from excise.scores import CALIBRATED, Curves, Scores, by_name
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
+
+_TRIAL_S = 8.0  # of a plan's speed, and of the last word on it
+_REPORT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Pruned:
         verdict: the proof of the cut, as it was before weights were refitted; None only if it was
             not asked for.
         refit: what became of each consumer; None without calibration data.
+        attempts: the plans that were measured on the way to a speed, the last one taken; empty for
+            other budgets.
     """
 
     model: nn.Module
@@ -41,6 +54,7 @@ class Pruned:
     report: Report
     verdict: Verdict | None
     refit: Refit | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 def prune(
@@ -50,6 +64,8 @@ def prune(
     keep_params: float | None = None,
     keep_bytes: float | None = None,
     keep_units: float | None = None,
+    speedup: float | None = None,
+    latency_ms: float | None = None,
     calibration: Any = None,
     samples: int = 512,
     criterion: str | Callable[..., Scores | Curves] | None = None,
@@ -67,13 +83,19 @@ def prune(
     costs once the layers that read them have been refitted, and those layers are refitted. Without,
     nothing makes up for what was removed: fine-tune the result.
 
+    A speed is measured on this machine, with its threads, in eval mode, on the example input: its
+    shapes decide. A table of each operation's times over its widths chooses the plan; the cut model
+    is then timed in turns with the dense one, and the plan made again, until it is within 3 %.
+
     Args:
         model: any `nn.Module`. Not touched.
         inputs: an example input.
-        keep_macs: fraction of multiply-adds to keep, in (0, 1]; give exactly one `keep_*`.
+        keep_macs: fraction of multiply-adds to keep, in (0, 1]; give exactly one budget.
         keep_params: fraction of parameters to keep.
         keep_bytes: fraction of the bytes of parameters and buffers to keep.
         keep_units: fraction of units to keep.
+        speedup: how many times faster, measured, 1 or above.
+        latency_ms: milliseconds of one forward pass on the example input, measured.
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
         samples: use so many of them.
@@ -84,7 +106,7 @@ def prune(
         protect: names or patterns of modules that stay whole.
         uniform: cut repeated layers alike, and stay within what the model's configuration can say.
         verify: prove that removed equals silenced; costs two forward passes in float64.
-        latency: measure milliseconds before and after.
+        latency: measure milliseconds before and after, in turns.
         kwargs: keyword inputs of the model.
 
     Returns:
@@ -93,35 +115,93 @@ def prune(
     Raises:
         CalibrationError: the calibration data is no input of the model.
         TraceError: the model cannot be read.
-        PlanError: the target or an option cannot be met.
+        PlanError: the target or an option cannot be met; for a speed, not within 3 %.
+        MeasureError: a speed is asked of a model that cannot be timed.
         SurgeryError: a weight is NaN or infinite.
         VerificationError: the cut model computes something else; it is not returned.
     """
-    graph = trace(model, *inputs, **kwargs)
-    check_finite(dict(model.named_parameters()))
-    data = None
-    if calibration is not None:
-        data = batches(calibration, inputs, kwargs, samples=samples)
-    made = make_plan(
-        graph,
-        _scored(model, graph, criterion, data),
+    budget = target_of(
         keep_macs=keep_macs,
         keep_params=keep_params,
         keep_bytes=keep_bytes,
         keep_units=keep_units,
-        round_to=round_to,
-        min_keep=min_keep,
-        protect=protect,
-        uniform=uniform,
+        speedup=speedup,
+        latency_ms=latency_ms,
     )
+    example = Batch(inputs, kwargs)
+    if budget[0] in TIMED:
+        _check_timed(model, example, budget)
+    options = Options(round_to, min_keep, patterns_of(protect), uniform)
+    with evaluated(model) if budget[0] in TIMED else contextlib.nullcontext():
+        graph = trace(model, *inputs, **kwargs)
+        check_finite(dict(model.named_parameters()))
+        data = None
+        if calibration is not None:
+            data = batches(calibration, inputs, kwargs, samples=samples)
+        scores = _scored(model, graph, criterion, data)
+        check_values(graph, scores)
+        attempts: list[Attempt] = []
+        if budget[0] in TIMED:
+            attempts = _timed(model, graph, scores, asked=budget, options=options, example=example)
+            made = attempts[-1].plan
+        else:
+            made = planned(graph, scores, counted(*budget), options)
     small = remove(model, made)
     verdict = prove(model, small, made, *inputs, **kwargs) if verify else None
     if verdict is not None:
         verdict.check()
     repaired = None if data is None else refit(model, small, made, data)
-    before = everything(model, *inputs, latency=latency, **kwargs)
-    after = everything(small, *inputs, latency=latency, **kwargs)
-    return Pruned(small, made, Report(before, after), verdict, repaired)
+    report = _report(model, small, example, attempts, latency=latency)
+    return Pruned(small, made, report, verdict, repaired, tuple(attempts))
+
+
+def _check_timed(model: nn.Module, example: Batch, budget: tuple[str, float]) -> None:
+    """Refuse what takes no time, before anything is done."""
+    tensors = [*model.parameters(), *model.buffers(), *tree_leaves(tuple(example))]
+    if any(isinstance(t, Tensor) and t.is_meta for t in tensors):
+        name, target = budget
+        allowed = "it with weights and inputs that are there: on the meta device nothing runs"
+        raise InvalidTargetError(name, repr(target), allowed)
+
+
+def _timed(
+    model: nn.Module,
+    graph: AxisGraph,
+    scores: Scores | Curves,
+    *,
+    asked: tuple[str, float],
+    options: Options,
+    example: Batch,
+) -> list[Attempt]:
+    """Plans for a speed, each cut and measured."""
+    dense_ms = min(measure.latency(model, *example.args, **example.kwargs).low_ms for _ in range(2))
+    rows = table(watched(graph))
+
+    def timed_in_turns(plan: Plan) -> Speedup:
+        small = remove(model, plan)
+        return measure.speedup(model, small, *example.args, seconds=_TRIAL_S, **example.kwargs)
+
+    return timed(
+        graph, scores, Asked(*asked), options, rows=rows, measure=timed_in_turns, dense_ms=dense_ms
+    )
+
+
+def _report(
+    model: nn.Module, small: nn.Module, example: Batch, attempts: list[Attempt], *, latency: bool
+) -> Report:
+    """Before and after; times in turns, those of the last attempt if none are to be taken."""
+    before, after = (
+        measure.everything(m, *example.args, latency=False, **example.kwargs)
+        for m in (model, small)
+    )
+    found = attempts[-1].found if attempts else None
+    if latency:
+        seconds = _TRIAL_S if attempts else _REPORT_S
+        found = measure.speedup(model, small, *example.args, seconds=seconds, **example.kwargs)
+    if found is not None:
+        before = dataclasses.replace(before, latency=found.before)
+        after = dataclasses.replace(after, latency=found.after)
+    return Report(before, after, speedup=found)
 
 
 def _scored(
@@ -138,10 +218,5 @@ def _scored(
         return score(model, graph)
     if data is None:
         raise InvalidTargetError("criterion", f"{name!r} without data", "calibration data with it")
-    modes = [(module, module.training) for module in model.modules()]
-    try:  # in eval mode other operations run, but axes have the same names
-        model.eval()
+    with evaluated(model):  # in eval mode other operations run, but axes have the same names
         return score(model, trace(model, *data[0].args, **data[0].kwargs), data)
-    finally:
-        for module, training in modes:
-            module.training = training

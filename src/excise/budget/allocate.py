@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from excise.axes import Axis
 from excise.budget.bundle import Bundle
@@ -20,10 +21,10 @@ _SWEEPS = 12
 _BISECTIONS = 40
 _CHEAPEST, _DEAREST = 1e-12, 1e12
 _CLOSE = 1.001  # prices that differ by less choose the same
-_FILLS = 400  # steps given back, or exchanged, once the price is found
-_FULL = 0.995  # a budget that is used so far needs no exchanges
-_EXCHANGES = 8
-_NEAR = 4  # so many numbers of steps are tried in an exchange
+_FILLS = 400  # steps given back, once the price is found
+_BUCKETS = 4000  # of the budget, in dynamic programming
+_TRIES = 6
+_MORE = 1.1  # of an excess is taken off the budget of the next try
 _SLIGHTLY = 1e-12  # below it a difference is rounding
 
 Count = Callable[[list[int]], float]
@@ -67,18 +68,45 @@ class State:
                 break
         return steps
 
+    def cost(self, steps: Sequence[int]) -> float:
+        """What some steps of each bundle cost together."""
+        places = (may.index(n) for may, n in zip(self.allowed, steps, strict=True))
+        return sum(float(costs[at]) for costs, at in zip(self.costs, places, strict=True))
+
     def filled(self, steps: Sequence[int], limit: float) -> list[int]:
-        """Use what is left of a budget: take steps back, the best bargain first, then exchange."""
+        """Use what is left of a budget: choose anew around some steps, then take steps back."""
         steps = list(steps)
-        exchanges = 0
-        for _ in range(_FILLS):
-            if self._give_back(steps, limit):
-                continue
-            idle = self.meter.total(self.kept(steps)) < _FULL * limit
-            if not idle or exchanges >= _EXCHANGES or not self._exchange(steps, limit):
+        for _ in range(_SWEEPS):
+            found = self._chosen(steps, limit)
+            if found is None:
                 break
-            exchanges += 1
+            steps = found
+        for _ in range(_FILLS):
+            if not self._give_back(steps, limit):
+                break
         return steps
+
+    def _chosen(self, steps: list[int], limit: float) -> list[int] | None:
+        """Steps that cost less, by dynamic programming with every neighbour as it is now.
+
+        Two neighbours that both change save another amount than each alone. So the result is
+        counted, and where it is too much, the budget of the next try is smaller by that.
+        """
+        now = self.meter.total(self.kept(steps))
+        moves = [self.along(steps, i) - now for i in range(len(steps))]
+        spare, before = limit - now, self.cost(steps)
+        for _ in range(_TRIES):
+            places = knapsack(moves, self.costs, spare)
+            if places is None:
+                return None
+            found = [may[at] for may, at in zip(self.allowed, places, strict=True)]
+            if self.cost(found) >= before - _SLIGHTLY * abs(before):
+                return None
+            over = self.meter.total(self.kept(found)) - limit
+            if over <= 0:
+                return found
+            spare -= _MORE * over
+        return None
 
     def _give_back(self, steps: list[int], limit: float) -> bool:
         """Take back the steps of one bundle that spare most for their price."""
@@ -100,27 +128,56 @@ class State:
         steps[best[1]] = best[2]
         return True
 
-    def _exchange(self, steps: list[int], limit: float) -> bool:
-        """Take a little more of one bundle, so that another gets back what costs more."""
-        best, change = 0.0, ((-1, 0), (-1, 0))
-        for i, may in enumerate(self.allowed):
-            place = may.index(steps[i])
-            for more in range(place + 1, min(place + 1 + _NEAR, len(may))):
-                paid = float(self.costs[i][more] - self.costs[i][place])
-                trial = [*steps[:i], may[more], *steps[i + 1 :]]
-                for j, others in enumerate(self.allowed):
-                    here = others.index(steps[j])
-                    spared = self.costs[j][here] - self.costs[j][:here] - paid
-                    if j == i or not here or float(spared.max()) <= best:
-                        continue
-                    won = np.where(self.along(trial, j)[:here] <= limit, spared, 0.0)
-                    if float(won.max()) > best + _SLIGHTLY * abs(paid):
-                        best = float(won.max())
-                        change = ((i, may[more]), (j, others[int(won.argmax())]))
-        for i, taken in change:
-            if i >= 0:
-                steps[i] = taken
-        return best > 0
+
+def knapsack(moves: Sequence[Floats], costs: Sequence[Floats], spare: float) -> list[int] | None:
+    """One choice for each bundle, so that the moves add up to at most `spare`, at least cost.
+
+    Args:
+        moves: for each bundle what each choice adds to what is counted; negative = less.
+        costs: what each choice costs.
+        spare: what may be added in all.
+
+    Returns:
+        The number of each choice, up to rounding to one of 4000 buckets; None if nothing fits.
+
+    Source:
+        The multiple-choice knapsack by dynamic programming over the budget, as in Frantar and
+        Alistarh, "SPDY", ICML 2022, sec. 3.1.
+    """
+    least = [float(move.min()) for move in moves]
+    room = spare - sum(least)
+    if room < 0:
+        return None
+    unit = max(room, _SLIGHTLY) / _BUCKETS
+    best = np.zeros(_BUCKETS + 1)  # at least cost, by what is used at most
+    chosen: list[npt.NDArray[np.int64]] = []
+    for move, cost, low in zip(moves, costs, least, strict=True):
+        used = np.rint((move - low) / unit).astype(np.int64)
+        new = np.full(_BUCKETS + 1, np.inf)
+        pick = np.zeros(_BUCKETS + 1, dtype=np.int64)
+        for at in _useful(used, cost):
+            here = np.full(_BUCKETS + 1, np.inf)
+            here[used[at] :] = best[: _BUCKETS + 1 - used[at]] + cost[at]
+            better = here < new
+            new[better], pick[better] = here[better], at
+        best = new
+        chosen.append(pick)
+    left, places = _BUCKETS, list[int]()
+    for move, pick, low in zip(reversed(moves), reversed(chosen), reversed(least), strict=True):
+        places.append(int(pick[left]))
+        left -= int(np.rint((move[places[-1]] - low) / unit))
+    return places[::-1]
+
+
+def _useful(used: npt.NDArray[np.int64], cost: Floats) -> list[int]:
+    """The choices that use less than every cheaper one, of those that fit at all."""
+    found: list[int] = []
+    least = _BUCKETS + 1
+    for at in np.lexsort((used, cost)):
+        if used[at] < least:
+            least = int(used[at])
+            found.append(int(at))
+    return found
 
 
 def allocate(state: State, limit: float) -> list[int]:
@@ -134,7 +191,7 @@ def allocate(state: State, limit: float) -> list[int]:
         Lagrangian relaxation of the multiple-choice knapsack: Everett, "Generalized Lagrange
         Multiplier Method", Operations Research 11(3), 1963. Differs: a step may change what other
         steps save, so that each price is solved by coordinate descent; and the gap that prices
-        leave (they only find corners of the convex hull) is filled by exchanges.
+        leave (they only find corners of the convex hull) is filled by dynamic programming.
     """
     full = max(state.meter.total({}), _SLIGHTLY)
     low, high = _CHEAPEST, _DEAREST

@@ -18,13 +18,19 @@ from excise.scores.curve import Curves
 from excise.scores.scores import Scores
 
 DEFAULT_MIN_KEEP = 0.1
+_RANGES = {
+    "speedup": (1.0, math.inf, "how many times faster, 1 or above"),
+    "latency_ms": (0.0, math.inf, "milliseconds of a forward pass, above 0"),
+}
+TIMED = frozenset(_RANGES)
+"""Budgets that are measured on a machine, and not counted on a graph."""
 
 
 def target_of(**budgets: Any) -> tuple[str, float]:
-    """The one budget that was given: its name, and the fraction to keep.
+    """The one budget that was given: its name, and the fraction to keep, speed-up or milliseconds.
 
     Raises:
-        InvalidTargetError: none or several, or no fraction in (0, 1].
+        InvalidTargetError: none or several, or a number that its name does not allow.
     """
     given = {k: v for k, v in budgets.items() if v is not None}
     if len(given) != 1:
@@ -32,8 +38,9 @@ def target_of(**budgets: Any) -> tuple[str, float]:
         raise InvalidTargetError("budget", " and ".join(given) or "none", f"exactly one of {names}")
     ((name, target),) = given.items()
     wanted = math.nan if isinstance(target, bool) or not isinstance(target, Real) else float(target)
-    if not 0 < wanted <= 1:
-        raise InvalidTargetError(name, repr(target), "a fraction of what is kept, in (0, 1]")
+    least, most, allowed = _RANGES.get(name, (0.0, 1.0, "a fraction of what is kept, in (0, 1]"))
+    if not (least <= wanted <= most and 0 < wanted < math.inf):
+        raise InvalidTargetError(name, repr(target), allowed)
     return name, wanted
 
 

@@ -13,6 +13,7 @@ from excise.budget.draft import build
 from excise.budget.meter import Meter
 from excise.budget.option import (
     DEFAULT_MIN_KEEP,
+    TIMED,
     check_options,
     check_scores,
     check_values,
@@ -88,12 +89,8 @@ def plan(
         keep_macs=keep_macs, keep_params=keep_params, keep_bytes=keep_bytes, keep_units=keep_units
     )
 
-    def budget(graph: AxisGraph) -> Budget:
-        meter = meter_of(graph, name)
-        return Budget(name, target, meter, target * meter.total({}))
-
     options = Options(round_to, min_keep, patterns_of(protect), uniform)
-    return planned(graph, scores, budget, options)
+    return planned(graph, scores, counted(name, target), options)
 
 
 class Budget(NamedTuple):
@@ -112,6 +109,16 @@ class Options(NamedTuple):
     min_keep: float = DEFAULT_MIN_KEEP
     protect: tuple[str, ...] = ()
     uniform: bool = False
+
+
+def counted(name: str, target: float) -> Callable[[AxisGraph], Budget]:
+    """The budget of that name, counted on whatever graph it is asked of."""
+
+    def budget(graph: AxisGraph) -> Budget:
+        meter = meter_of(graph, name)
+        return Budget(name, target, meter, target * meter.total({}))
+
+    return budget
 
 
 def planned(
@@ -172,7 +179,7 @@ def _choose(
         pins = tuple(map(str, graph.pins[:5]))
         raise UnreachableTargetError(budget.name, budget.target, reachable, pins)
     limit = budget.limit * (1 + _ROUNDING)
-    if isinstance(scores, Curves):
+    if isinstance(scores, Curves) or budget.name in TIMED:
         steps = allocate(state, limit)
     else:
         steps = rank(ready, allowed, count, limit)

@@ -24,6 +24,12 @@ KeepMacs = Annotated[Keep, typer.Option(help="Fraction of multiply-adds to keep,
 KeepParams = Annotated[Keep, typer.Option(help="Fraction of parameters to keep, in (0, 1].")]
 KeepBytes = Annotated[Keep, typer.Option(help="Fraction of the state's bytes to keep, in (0, 1].")]
 KeepUnits = Annotated[Keep, typer.Option(help="Fraction of units to keep, in (0, 1].")]
+Faster = Annotated[
+    Keep, typer.Option(help="Times as fast as before, measured here on the example input.")
+]
+LatencyMs = Annotated[
+    Keep, typer.Option(help="Milliseconds of a pass on the example input, measured here.")
+]
 Criterion = Annotated[str, typer.Option(help="magnitude, l1, l2, random, bn_scale, fpgm or lamp.")]
 RoundTo = Annotated[int, typer.Option(help="Keep a multiple of this many units per group.")]
 MinKeep = Annotated[
@@ -48,6 +54,8 @@ def prune(
     keep_params: KeepParams = None,
     keep_bytes: KeepBytes = None,
     keep_units: KeepUnits = None,
+    speedup: Faster = None,
+    latency_ms: LatencyMs = None,
     criterion: Criterion = "magnitude",
     round_to: RoundTo = 1,
     min_keep: MinKeep = DEFAULT_MIN_KEEP,
@@ -69,6 +77,8 @@ def prune(
             keep_params=keep_params,
             keep_bytes=keep_bytes,
             keep_units=keep_units,
+            speedup=speedup,
+            latency_ms=latency_ms,
             criterion=criterion,
             round_to=round_to,
             min_keep=min_keep,
@@ -91,7 +101,8 @@ def prune(
         )
         return
     saved = "not saved: pass -o small.safetensors" if output is None else f"saved: {output}"
-    show(report_table(pruned.report), f"verdict: {pruned.verdict}", saved)
+    faster = [] if pruned.report.speedup is None else [f"speed: {pruned.report.speedup}"]
+    show(report_table(pruned.report), *faster, f"verdict: {pruned.verdict}", saved)
 
 
 def _check(criterion: str, output: Path | None) -> None:

@@ -5,14 +5,17 @@ from excise.measure.latency import Latency, latency
 from excise.measure.macs import macs
 from excise.measure.measurement import Measurement, everything
 from excise.measure.params import params
+from excise.measure.speedup import Speedup, speedup
 
 __all__ = [
     "Latency",
     "Measurement",
+    "Speedup",
     "everything",
     "file_bytes",
     "latency",
     "macs",
     "memory_bytes",
     "params",
+    "speedup",
 ]

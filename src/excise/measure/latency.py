@@ -77,11 +77,11 @@ def latency(
     """
     if repeats is not None and repeats < _LEAST:
         raise MeasureError("latency", f"repeats={repeats} has no quartiles, 2 or more have")
-    device = _device(model, inputs, kwargs)
-    with _quiet(model, device):
+    device = device_of(model, inputs, kwargs)
+    with quiet(model, device):
         try:
             for _ in range(max(warmup, 0)):
-                _timed(model, device, inputs, kwargs)
+                timed(model, device, inputs, kwargs)
             times = list(_times(model, device, repeats, inputs, kwargs))
         except Exception as error:
             first = (str(error).splitlines() or [""])[0]
@@ -104,7 +104,7 @@ def hardware(device: torch.device) -> str:
     return next(named, "") or platform.processor() or platform.machine() or "an unnamed CPU"
 
 
-def _device(model: nn.Module, inputs: Any, kwargs: Any) -> torch.device:
+def device_of(model: nn.Module, inputs: Any, kwargs: Any) -> torch.device:
     """Where the pass runs: an accelerator if any input or parameter is on one."""
     tensors = [leaf for leaf in tree_leaves((inputs, kwargs)) if isinstance(leaf, Tensor)]
     devices = [tensor.device for tensor in (*tensors, *model.parameters())]
@@ -112,14 +112,20 @@ def _device(model: nn.Module, inputs: Any, kwargs: Any) -> torch.device:
 
 
 @contextlib.contextmanager
-def _quiet(model: nn.Module, device: torch.device) -> Iterator[None]:
+def quiet(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Eval mode and no gradients; every module's mode and the random state come back."""
-    modes = [(module, module.training) for module in model.modules()]
     seeds = [device] if device.type == "cuda" else []
+    with evaluated(model), torch.random.fork_rng(devices=seeds), torch.no_grad():
+        yield
+
+
+@contextlib.contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Eval mode; every module's mode comes back."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        with torch.random.fork_rng(devices=seeds), torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
@@ -132,7 +138,7 @@ def _times(
     start = time.perf_counter()
     done = 0
     while done < (repeats or _MOST):
-        yield _timed(model, device, inputs, kwargs)
+        yield timed(model, device, inputs, kwargs)
         done += 1
         spent = time.perf_counter() - start
         fewest = _FEWEST if spent < _LONGEST_S else _LEAST
@@ -140,16 +146,17 @@ def _times(
             return
 
 
-def _timed(model: nn.Module, device: torch.device, inputs: Any, kwargs: Any) -> float:
+def timed(model: nn.Module, device: torch.device, inputs: Any, kwargs: Any) -> float:
     """One pass, in milliseconds, with the accelerator's queue empty before and after."""
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     model(*inputs, **kwargs)
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - start) * 1e3
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Let an accelerator finish what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

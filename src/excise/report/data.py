@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from excise.measure import Measurement
+from excise.measure import Measurement, Speedup
 from excise.report import json, text
 from excise.report.row import Row
 
@@ -19,11 +19,13 @@ class Report:
         before: the model before the cut.
         after: the model after it.
         extra: further rows, such as `{"accuracy [%]": (98.2, 97.9)}`; a name ends in its unit.
+        speedup: how many times faster, if both were timed in turns.
     """
 
     before: Measurement
     after: Measurement
     extra: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    speedup: Speedup | None = None
 
     def __post_init__(self) -> None:
         for title, (before, after) in self.extra.items():
@@ -49,11 +51,13 @@ class Report:
 
     def text(self, width: int = 100) -> str:
         """A table for people, plain text without colour."""
-        return text.render(self.rows, (self.before.latency, self.after.latency), width)
+        found = text.render(self.rows, (self.before.latency, self.after.latency), width)
+        return found if self.speedup is None else f"{found}\n{self.speedup}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; keys carry the unit where the name does not say it."""
-        return json.plain(self.before, self.after, self.extra, self.kept())
+        found = json.plain(self.before, self.after, self.extra, self.kept())
+        return found if self.speedup is None else {**found, "speedup": self.speedup.to_dict()}
 
     def to_json(self) -> str:
         """`to_dict` as one JSON object."""

@@ -1,0 +1,1 @@
+"""Budgets of time: the replays, the table, the search, and the measured result."""
