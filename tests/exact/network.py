@@ -253,17 +253,28 @@ def network(seed: int) -> tuple[nn.Sequential, Tensor]:
             width = 7
     layers.append(nn.Linear(width, 4))
     model = nn.Sequential(*layers).double().eval()
+    for parameter in model.parameters():
+        signs = torch.randn(parameter.shape, dtype=torch.float64).sign()
+        parameter.data = torch.where(parameter == 0, 0.0, signs)
     redraw(model, seed)
     return model, torch.randn(2, 3, 8, 8, dtype=torch.float64)
 
 
-def redraw(model: nn.Module, seed: int) -> None:
-    """New values for everything that is not zero; zeros stay."""
+def redraw(model: nn.Module, seed: int, *, wild: bool = False) -> None:
+    """New sizes for everything that is not zero; zeros and signs stay.
+
+    Wild sizes differ by orders of magnitude, so that any term may outweigh all others.
+    """
     source = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        fresh = torch.randn(parameter.shape, generator=source, dtype=torch.float64)
-        spread = parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 1.0
-        parameter.data = torch.where(parameter == 0, 0.0, fresh / spread)
+    means = [(n, b) for n, b in model.named_buffers() if n.endswith("running_mean")]
+    with torch.no_grad():
+        for _, tensor in (*model.named_parameters(), *means):
+            fresh = torch.randn(tensor.shape, generator=source, dtype=torch.float64)
+            size = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 1.0
+            if wild:  # one size for the tensor as well, so that any tensor may outweigh all others
+                whole = torch.randn((), generator=source, dtype=torch.float64)
+                fresh, size = (2 * fresh).exp(), size * float((3 * whole).exp())
+            tensor.copy_(fresh.abs() * tensor.sign() * size)
 
 
 def silence(model: nn.Module, seed: int) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 import excise
 from excise.exact.blame import Listener
+from excise.exact.bound import Bound
 from excise.exact.effect import Effect
 from excise.exact.fact import Fact
 from excise.exact.knowledge import Knowledge, learn
@@ -24,7 +25,7 @@ from tests.strategies import Network, networks
 
 
 def violations(knowledge: Knowledge, model: nn.Module, args: Any, kwargs: Any) -> list[str]:
-    """Operations whose result is not what was said to be known, in float64."""
+    """Operations whose result is not what was said to be known, or out of bounds."""
     tape = Listener()
     run(model, tape, args, kwargs)
     steps = [s for s in knowledge.program.steps if s.op is not OPAQUE]
@@ -34,7 +35,17 @@ def violations(knowledge: Knowledge, model: nn.Module, args: Any, kwargs: Any) -
         for version, result in zip(step.outs, results, strict=True):
             if not holds(knowledge.facts[version], result):
                 wrong.append(f"{name} in {step.op.module}")
+            bound = knowledge.bounds.get(version)
+            if bound is not None and not within(bound, knowledge.facts[version], result):
+                wrong.append(f"bounds of {name} in {step.op.module}")
     return wrong
+
+
+def within(bound: Bound, fact: Fact, result: Tensor) -> bool:
+    """Bounds leave room for rounding, so nothing is given here; constants are held above."""
+    low, high, known = (t.expand(result.shape) for t in (*bound, fact.known))
+    outside = (result.double() < low) | (result.double() > high)
+    return not bool((outside & ~known).any())
 
 
 def holds(fact: Fact, result: Tensor) -> bool:
@@ -125,9 +136,78 @@ def test_each_operation_keeps_what_it_should(name: str) -> None:
         assert not violations(knowledge, model, (2 * x,), {})
 
 
+SPANS: dict[str, tuple[Any, int]] = {
+    # the operation, and how many of six rectified channels are known after it
+    "sum of what is below 0": (lambda x: torch.relu(-x.sum(1, keepdim=True)), 1),
+    "mean of what is below 0": (lambda x: torch.relu(-x).mean(1, keepdim=True).relu(), 1),
+    "minus a sigmoid": (lambda x: (-x.sigmoid()).relu(), 6),
+    "beyond a clamp": (lambda x: (x.clamp(0, 1) + 2).clamp(4, 9) - 3, 6),
+    "hardswish below -3": (lambda x: functional.hardswish(-x - 4), 6),
+    "silu above 0": (lambda x: (-functional.silu(x)).relu(), 6),
+    "silu below 0": (lambda x: (functional.silu(x - 1) - 0.1).relu(), 0),
+    "squares": (lambda x: (-((x - 1) ** 2)).relu(), 6),
+    "products": (lambda x: (x * -(x + 1)).relu(), 6),
+    "quotients": (lambda x: (-x / (x + 1)).relu(), 6),
+    "averages over positions": (lambda x: (-functional.avg_pool2d(x, 3, 1, 1)).relu(), 6),
+    "bicubic": (lambda x: (-functional.interpolate(x, size=9, mode="bicubic")).relu(), 0),
+    "bilinear": (lambda x: (-functional.interpolate(x, size=9, mode="bilinear")).relu(), 6),
+    "softmax": (lambda x: (-x.softmax(1)).relu(), 6),
+    "log of a softmax": (lambda x: x.log_softmax(1).relu(), 6),
+    "moves": (lambda x: (-torch.cat([x[:, 3:], x[:, :3]], 1).flip(1)).relu(), 6),
+    "half of them": (lambda x: torch.cat([(-x[:, :3]).relu(), (x[:, 3:]).relu()], 1), 3),
+    "the larger": (lambda x: torch.minimum(x, -x).relu(), 6),
+    "where": (lambda x: torch.where(x > 1, -x, x * 0 - 1).relu(), 6),
+}
+
+
+@pytest.mark.parametrize("name", SPANS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_signs_make_constants(name: str, dtype: torch.dtype) -> None:
+    operation, count = SPANS[name]
+    torch.manual_seed(0)
+    model = duplicate(Call(lambda x: operation(torch.relu(x))), dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    x = torch.randn(2, 3, 6, 6, dtype=dtype)
+    knowledge = learn(excise.trace(model, x))
+    last = knowledge.program.outputs[0]
+    assert int(knowledge.facts[last].known.flatten().sum()) == count
+    for scale in (0.01, 1.0, 1000.0):
+        assert not violations(knowledge, model, (scale * x,), {})
+
+
+def test_a_sum_with_one_term_that_may_be_positive_has_no_sign() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU())
+    with torch.no_grad():
+        weight, bias = layers[2].get_parameter("weight"), layers[2].get_parameter("bias")
+        weight.copy_(-weight.abs())
+        bias.fill_(-0.5)
+        weight[1, 2] = 1e-30  # an input that is large enough outweighs the rest
+        bias[2] = 1e-30
+    knowledge = learn(excise.trace(layers.eval(), torch.randn(2, 3)))
+    assert knowledge.facts[knowledge.program.outputs[0]].known.flatten().tolist() == [
+        True, False, False,
+    ]  # fmt: skip
+
+
+def test_bounds_that_are_wrong_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meta-test: a row of bounds that forgets the padding is caught."""
+    monkeypatch.setattr("excise.exact.hull.counts_padding", lambda _: False)
+    torch.manual_seed(0)
+    model = duplicate(
+        Call(lambda x: functional.avg_pool2d(x.sigmoid() + 1, 3, 1, 1)), torch.float64
+    )
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert violations(learn(excise.trace(model.eval(), x)), model, (x,), {}) == [
+        "bounds of avg_pool2d in conv"
+    ]
+
+
 def test_a_fact_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Meta-test: padding that is forgotten makes facts that do not hold."""
-    monkeypatch.setattr("excise.exact.space._counts_padding", lambda _: False)
+    monkeypatch.setattr("excise.exact.space.counts_padding", lambda _: False)
     torch.manual_seed(0)
     model = duplicate(Call(OPERATIONS["padded avg pool"][0]), torch.float64).eval()
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)

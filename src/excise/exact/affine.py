@@ -90,7 +90,7 @@ class Affine(Effect):
         if bias is not None:
             made = made + bias.value.detach().double().reshape(1, *lost.shape[1:])
             known = known & bias.known.reshape(1, *lost.shape[1:])
-        return self.c.layout.settle(ref, self._out(made), self._out(known))
+        return self.c.layout.settle(ref, self.spread(made), self.spread(known))
 
     def _ahead(self, marks: Tensor) -> Tensor:
         """Outputs that the marked inputs reach: (rows, groups, in) -> (rows, groups, out)."""
@@ -121,7 +121,7 @@ class Affine(Effect):
         value = (self.value.double() * chosen)[:, :, columns]
         return torch.einsum("lgi,goi->lgo", value, weight)
 
-    def _out(self, lines: Tensor) -> Tensor:
+    def spread(self, lines: Tensor) -> Tensor:
         """(rows, groups, out) in the small shape of the output."""
         shape = self.c.layout.small(self.c.outs[0])
         channel = self.shape.channel % len(shape)

@@ -24,16 +24,16 @@ class Attention(Effect):
         fact = c.facts[self.v]  # type: ignore[index]
         first = fact.value[..., :1, :]
         known = (fact.known & (fact.value == first)).all(-2, keepdim=True)
-        if len(c.ins) > 3 or _drops(c):  # noqa: PLR2004 - a mask may leave a row without any value
+        if len(c.ins) > 3 or drops(c):  # noqa: PLR2004 - a mask may leave a row without any value
             known = known & (first == 0)
         shape = c.layout.small(c.outs[0])
-        self.fixed = self._heads(Fact(first, known), shape)
+        self.fixed = self.heads(Fact(first, known), shape)
         self.outs = [
             Fact(*(t.expand(shape) for t in self.fixed)),
             *(c.layout.unknown(ref) for ref in c.outs[1:]),
         ]
 
-    def _heads(self, fact: Fact, shape: Sequence[int]) -> Fact:
+    def heads(self, fact: Fact, shape: Sequence[int]) -> Fact:
         """Values of fewer heads than queries serve blocks of queries."""
         value, known = fact
         for dim in range(value.ndim - 2):
@@ -63,7 +63,7 @@ class Attention(Effect):
         return found
 
     def lose(self, wanted: Sequence[Marks], gone: Sequence[Marks]) -> list[Marks]:
-        """Where every term of the scores is zero, keys weigh alike, however many units there are."""
+        """Where every term of the scores is zero, keys weigh alike, with however many units."""
         marks = wanted[0]
         found = super().lose(wanted, gone)
         if marks is None or (found[self.q] is None and found[self.k] is None):  # type: ignore[index]
@@ -83,7 +83,7 @@ class Attention(Effect):
         """Units of queries, or keys, that are zero at every position, per head of the result."""
         fact = self.c.facts[place]  # type: ignore[index]
         zero = fact.zero.all(-2, keepdim=True)
-        return self._heads(Fact(zero, zero), self.c.layout.small(self.c.outs[0])).known
+        return self.heads(Fact(zero, zero), self.c.layout.small(self.c.outs[0])).known
 
     def _mark(self, found: list[Marks], place: int | None, marks: Tensor) -> None:
         assert place is not None  # noqa: S101 - for the type checker
@@ -97,7 +97,8 @@ class Attention(Effect):
         found[place] = back if found[place] is None else found[place] | back  # type: ignore[operator]
 
 
-def _drops(c: Context) -> bool:
+def drops(c: Context) -> bool:
+    """Whether some of the weights are dropped."""
     given = c.op.kwargs.get("dropout_p", c.op.args[4] if len(c.op.args) > 4 else 0.0)  # noqa: PLR2004
     return isinstance(given, float) and given > 0
 

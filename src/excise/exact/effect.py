@@ -22,10 +22,21 @@ Marks: TypeAlias = "Tensor | None"
 
 
 class Context:
-    """One step with everything known of its inputs."""
+    """One step with everything known of its inputs.
 
-    def __init__(self, layout: Layout, step: Step, refs: Sequence[Ref], facts: list[Fact]) -> None:
+    `shares` says of each input whether its last dimension sums to 1, as after a softmax.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        step: Step,
+        refs: Sequence[Ref],
+        facts: list[Fact],
+        shares: Sequence[bool] = (),
+    ) -> None:
         self.layout, self.step, self.facts = layout, step, facts
+        self.shares = shares or [False] * len(facts)
         self.op: Op = step.op
         self.ins = [refs[v] for v in step.ins]
         self.outs = [refs[v] for v in step.outs]
@@ -92,6 +103,8 @@ class Effect:
 
     mixes = True
     """Whether a unit that goes is missed even where it is zero."""
+    shares = False
+    """Whether the last dimension of the first output sums to 1."""
 
     def __init__(self, c: Context, outs: list[Fact] | None = None) -> None:
         self.c = c

@@ -114,7 +114,10 @@ class Grouped(Effect):
 def softmax(c: Context) -> Effect:
     """Along one dimension everything depends on everything."""
     rank = len(c.layout.small(c.ins[0]))
-    return Grouped(c, [int(argument(c.op, 1, "dim", -1)) % max(rank, 1)] if rank else [])
+    dim = int(argument(c.op, 1, "dim", -1)) % max(rank, 1)
+    effect = Grouped(c, [dim] if rank else [])
+    effect.shares = dim == rank - 1 and "log" not in c.name
+    return effect
 
 
 @row("cumsum", "cumprod", "logcumsumexp", "sort", "topk")

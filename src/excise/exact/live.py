@@ -88,11 +88,13 @@ class Liveness:
         return self.k.layout.gone(self.k.program.refs[version], self.gone)
 
     def wanted(self, number: int) -> list[Marks]:
-        """Elements of a step's outputs that are needed and stay."""
+        """Elements of a step's outputs that are needed, stay, and are not settled."""
         found: list[Marks] = []
         for version in self.k.program.steps[number].outs:
             need, lost = self.needed.get(version), self.marks(version)
             stay = need if need is None or lost is None else need & ~lost
+            settled = self.k.settled.get(version)
+            stay = stay if stay is None or settled is None else stay & ~settled
             found.append(None if stay is None or not bool(stay.any()) else stay)
         return found
 

@@ -38,11 +38,11 @@ class Move(Effect):
         if none and c.name not in {"tril", "triu"}:
             self.outs = c.unknown()
             return
-        values = self._run(data if len(kinds) == 1 else [d.double() for d in data])
+        values = self.moved(data if len(kinds) == 1 else [d.double() for d in data])
         if whole and fills is None:
             marks = [torch.zeros(v.shape, dtype=torch.float64) for v in values]
         else:
-            marks = self._run(unknown, filled=False)
+            marks = self.moved(unknown, filled=False)
         self.outs = [
             c.layout.settle(ref, value, lost == 0)
             for ref, value, lost in zip(c.outs, values, marks, strict=True)
@@ -65,7 +65,8 @@ class Move(Effect):
             s[along] == f[along] for s, f in zip(shapes, full, strict=True)
         )
 
-    def _run(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
+    def moved(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
+        """The operation on other numbers; `filled` with what it brings along, else with 0."""
         given = list(tensors)
         if not self.small:
             given = [self.c.expanded(i, t) for i, t in enumerate(given)]
@@ -78,7 +79,7 @@ class Move(Effect):
         shapes = [c.layout.small(ref) for ref in c.ins]
         sources = [torch.zeros(s, dtype=torch.float64, requires_grad=True) for s in shapes]
         with torch.enable_grad():
-            outs = self._run(sources, filled=False)
+            outs = self.moved(sources, filled=False)
             pairs = [
                 (out, marks.expand(out.shape).double())
                 for out, marks in zip(outs, wanted, strict=True)
@@ -101,7 +102,8 @@ def move(c: Context) -> Effect:
 class Padding(Move):
     """A constant around the input: the added stretches are known."""
 
-    def _run(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
+    def moved(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
+        """As above."""
         given = self.c.expanded(0, tensors[0])
         value = self.c.op.args[2] if len(self.c.op.args) > 2 and filled else 0.0  # noqa: PLR2004
         return [torch.constant_pad_nd(given, list(self.c.op.args[1]), value)]
@@ -127,10 +129,11 @@ class Picked(Effect):
             value = first
         if bool(known.any()):
             lost = (~known).expand(fact.known.shape).double()
-            values, marks = self._run(value.expand(fact.value.shape)), self._run(lost)
+            values, marks = self.moved(value.expand(fact.value.shape)), self.moved(lost)
             self.outs = [c.layout.settle(c.outs[0], values, marks == 0)]
 
-    def _run(self, source: Tensor) -> Tensor:
+    def moved(self, source: Tensor) -> Tensor:
+        """The operation on other numbers."""
         c = self.c
         tensors = [c.expanded(0, source)]
         tensors += [torch.zeros(c.layout.full(r), dtype=torch.int64) for r in c.ins[1:]]
@@ -144,7 +147,7 @@ class Picked(Effect):
         shape = self.c.layout.small(self.c.ins[0])
         source = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
         with torch.enable_grad():
-            out = self._run(source)
+            out = self.moved(source)
             (found,) = torch.autograd.grad(out, source, marks.expand(out.shape).double())
         back = found > 0
         for dim in self.dims:
@@ -183,7 +186,8 @@ class Known(Move):
         self.numbers = [c.expanded(i, f.value) for i, f in enumerate(c.facts) if i]
         super().__init__(c)
 
-    def _run(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
+    def moved(self, tensors: Sequence[Tensor], *, filled: bool = True) -> list[Tensor]:
+        """As above."""
         del filled
         return self.c.run([self.c.expanded(0, tensors[0].double()), *self.numbers])
 

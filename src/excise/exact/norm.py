@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from excise.exact.effect import Context, Effect, Marks, reduced, row
 from excise.exact.fact import Fact
@@ -31,6 +32,7 @@ def batch_norm(c: Context) -> Effect:
     weight = _line(found[1], channels, 1.0, shape)
     bias = _line(found[2], channels, 0.0, shape)
     training = c.name not in _UNTRAINED and _training(c)
+    line = None
     if training or found[3] is None:
         value = bias.value
         known = (x.known | weight.zero) & bias.known
@@ -41,15 +43,23 @@ def batch_norm(c: Context) -> Effect:
         value = torch.where(weight.zero, bias.value, value)
         fixed = weight.known & mean.known & var.known
         known = (x.known & fixed | weight.zero) & bias.known
+        line = (scale, mean.value, bias.value) if fixed.all() and bias.full else None
     matters = [~weight.zero] + [True] * (len(c.ins) - 1)
     target = c.layout.small(c.outs[0])
     outs = [c.layout.settle(c.outs[0], value.expand(target), known.expand(target))]
     outs += [c.layout.unknown(ref) for ref in c.outs[1:]]
-    return BatchNorm(c, outs, [m if m is True else m.expand(target) for m in matters])  # type: ignore[union-attr]
+    made = BatchNorm(c, outs, [m if m is True else m.expand(target) for m in matters])  # type: ignore[union-attr]
+    made.line = line
+    return made
 
 
 class BatchNorm(Pointwise):
-    """Channel by channel; the saved statistics of the further outputs depend on everything."""
+    """Channel by channel; the saved statistics of the further outputs depend on everything.
+
+    `line` is the scale, the mean and the bias of each channel, if its statistics are known.
+    """
+
+    line: tuple[Tensor, Tensor, Tensor] | None = None
 
     def need(self, wanted: Sequence[Marks]) -> list[Marks]:
         """The same channel, unless its weight is zero, and the parameters of that channel."""

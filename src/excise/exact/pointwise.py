@@ -17,6 +17,7 @@ RANDOM = frozenset((
     "native_dropout", "normal", "rand_like", "randint_like", "randn_like", "random", "rrelu",
     "rrelu_with_noise", "rrelu_with_noise_functional", "uniform",
 ))  # fmt: skip
+_SAME = frozenset(["_to_copy", "alias", "clone", "contiguous", "detach", "to"])
 _REGARDLESS = frozenset(["zeros_like", "ones_like", "full_like", "zero"])
 
 
@@ -74,7 +75,9 @@ def pointwise(c: Context) -> Effect:
     outs = c.unknown()
     if c.name not in RANDOM:
         outs = [_evaluated(c, i, unknown) for i, unknown in enumerate(outs)]
-    return Pointwise(c, outs, [True] * len(c.ins))
+    effect = Pointwise(c, outs, [True] * len(c.ins))
+    effect.shares = c.name in _SAME and c.shares[0]
+    return effect
 
 
 def _evaluated(c: Context, place: int, unknown: Fact) -> Fact:

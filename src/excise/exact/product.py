@@ -35,6 +35,7 @@ class Product(Effect):
         self.x = x
         self.y = Fact(y.value.mT, y.known.mT) if transpose else y
         self.x, self.y = self._aligned()
+        self.fixed = self._averaged()
         self.outs = [self._forward()]
 
     def _aligned(self) -> tuple[Fact, Fact]:
@@ -46,17 +47,25 @@ class Product(Effect):
             Fact(*(t.expand(*t.shape[:-2], n, t.shape[-1]) for t in y)),
         )
 
+    def _averaged(self) -> Fact:
+        """An average of numbers that are all the same, with any shares: (..., 1, columns)."""
+        first = self.y.value[..., :1, :].double()
+        known = (self.y.known & (self.y.value == first)).all(-2, keepdim=True)
+        shared = bool(self.c.shares[self.left]) and self.bias is None
+        return Fact(first, known & shared)
+
     def _forward(self) -> Fact:
         c, ref = self.c, self.c.outs[0]
         x, y = self.x, self.y
+        fixed = self.fixed
         lost = _times(~x.known, ~y.zero) | _times(~x.zero, ~y.known)
         term = c.layout.scope.get(c.ins[self.left])[-1]
         if size(term) != x.value.shape[-1]:  # a sum over positions: its length is not ours to know
             lost = lost | _times(~x.zero, ~y.zero)
-        if bool(lost.all()):
+        if bool((lost & ~fixed.known).all()):
             return self.outs[0]
         value = x.value.double() @ y.value.double()
-        known = ~lost
+        value, known = torch.where(fixed.known, fixed.value, value), ~lost | fixed.known
         if self.bias is not None:
             extra = c.facts[self.bias]
             value, known = value + extra.value.double(), known & extra.known
@@ -68,7 +77,7 @@ class Product(Effect):
         marks = wanted[0]
         if marks is None:
             return found
-        found[self.left] = self._left(marks)
+        found[self.left] = self._left(marks & ~self.fixed.known)
         found[self.right] = self._right(marks, torch.ones_like(self.x.known))
         if self.bias is not None:
             found[self.bias] = reduced(marks, self.c.layout.small(self.c.ins[self.bias]))
@@ -92,7 +101,8 @@ class Product(Effect):
         if marks is None:
             return found
         if lost[0] is not None:
-            found[self.left] = self._left(marks) & lost[0] & ~self.c.facts[self.left].zero
+            there = lost[0] & ~self.c.facts[self.left].zero
+            found[self.left] = self._left(marks & ~self.fixed.known) & there
         if lost[1] is not None:
             partner = self._right(marks, ~self.x.zero)
             found[self.right] = partner & lost[1] & ~self.c.facts[self.right].zero

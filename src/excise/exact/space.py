@@ -9,7 +9,7 @@ from excise.exact.fact import Fact
 from excise.rules.space import _names
 from excise.rules.table import argument
 
-_BLENDING = (
+BLENDING = (
     "avg_pool", "max_pool", "adaptive_", "upsample_nearest", "_upsample_nearest",
     "upsample_bilinear", "upsample_linear", "upsample_trilinear", "_adaptive",
     "upsample_bicubic", "mkldnn_", "_upsample", "reflection_pad", "replication_pad",
@@ -24,9 +24,9 @@ class Spatial(Effect):
         self.rank = rank
         fact = c.facts[0]
         value, known = fact
-        if not c.name.startswith(_BLENDING):
+        if not c.name.startswith(BLENDING):
             return
-        if c.name.startswith("avg_pool") and _counts_padding(c):
+        if c.name.startswith("avg_pool") and counts_padding(c):
             known = fact.zero
         for dim in range(value.ndim - rank, value.ndim):
             first = value.narrow(dim, 0, 1)
@@ -50,7 +50,8 @@ class Spatial(Effect):
         return [found, *([None] * (len(self.c.ins) - 1))]
 
 
-def _counts_padding(c: Context) -> bool:
+def counts_padding(c: Context) -> bool:
+    """Whether zeros around the input count in an average."""
     padding = argument(c.op, 3, "padding", 0)
     padded = any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
     return padded and bool(argument(c.op, 5, "count_include_pad", True))  # noqa: FBT003
