@@ -63,6 +63,7 @@ def prune(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     keep_bytes: float | None = None,
+    keep_peak_memory: float | None = None,
     keep_units: float | None = None,
     speedup: float | None = None,
     latency_ms: float | None = None,
@@ -93,6 +94,8 @@ def prune(
         keep_macs: fraction of multiply-adds to keep, in (0, 1]; give exactly one budget.
         keep_params: fraction of parameters to keep.
         keep_bytes: fraction of the bytes of parameters and buffers to keep.
+        keep_peak_memory: fraction of the peak activation memory to keep: of the most bytes that
+            intermediate results hold at one time, parameters and inputs not counted.
         keep_units: fraction of units to keep.
         speedup: how many times faster, measured, 1 or above.
         latency_ms: milliseconds of one forward pass on the example input, measured.
@@ -124,6 +127,7 @@ def prune(
         keep_macs=keep_macs,
         keep_params=keep_params,
         keep_bytes=keep_bytes,
+        keep_peak_memory=keep_peak_memory,
         keep_units=keep_units,
         speedup=speedup,
         latency_ms=latency_ms,

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 
 from excise.axes import Axis, flat, size
 from excise.budget.meter import Meter, Part, Sum, volume
+from excise.budget.peak import Peak
 from excise.graph import AxisGraph
 
 
 def meter_of(graph: AxisGraph, name: str) -> Meter:
-    """The meter of multiply-adds, parameters, bytes of the state or units."""
+    """The meter of a budget that is a fraction of what is kept, by its name."""
     if name == "keep_macs":
         return _products((1, product.term) for product in graph.scope.products)
     if name == "keep_params":
         return _products(_stored(graph, ("parameter",), by_width=False))
     if name == "keep_bytes":
         return _products(_stored(graph, ("parameter", "buffer"), by_width=True))
+    if name == "keep_peak_memory":
+        return Peak(graph)
     return _products((1, (graph.axes[g.name],)) for g in graph.groups)
 
 

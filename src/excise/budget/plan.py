@@ -43,6 +43,7 @@ def plan(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     keep_bytes: float | None = None,
+    keep_peak_memory: float | None = None,
     keep_units: float | None = None,
     round_to: int = 1,
     min_keep: float = DEFAULT_MIN_KEEP,
@@ -66,6 +67,9 @@ def plan(
         keep_params: fraction of parameters to keep, in (0, 1].
         keep_bytes: fraction of the bytes of the state to keep: parameters and buffers at their
             dtypes, tied ones once, in (0, 1].
+        keep_peak_memory: fraction of the peak activation memory to keep, in (0, 1]: the most bytes
+            that intermediate results and outputs hold at one time on the example input. Parameters,
+            buffers and inputs are not in it, nor what a kernel needs for itself while it runs.
         keep_units: fraction of units (over all groups) to keep, in (0, 1].
         round_to: keep a multiple of this many units in each group that is cut.
         min_keep: least to keep of each group: units if >= 1, else a fraction of the group.
@@ -86,7 +90,11 @@ def plan(
     """
     check_values(graph, scores)
     name, target = target_of(
-        keep_macs=keep_macs, keep_params=keep_params, keep_bytes=keep_bytes, keep_units=keep_units
+        keep_macs=keep_macs,
+        keep_params=keep_params,
+        keep_bytes=keep_bytes,
+        keep_peak_memory=keep_peak_memory,
+        keep_units=keep_units,
     )
 
     options = Options(round_to, min_keep, patterns_of(protect), uniform)

@@ -23,6 +23,9 @@ Keep = Optional[float]  # noqa: UP045 - typer reads this at run time on every Py
 KeepMacs = Annotated[Keep, typer.Option(help="Fraction of multiply-adds to keep, in (0, 1].")]
 KeepParams = Annotated[Keep, typer.Option(help="Fraction of parameters to keep, in (0, 1].")]
 KeepBytes = Annotated[Keep, typer.Option(help="Fraction of the state's bytes to keep, in (0, 1].")]
+KeepPeak = Annotated[
+    Keep, typer.Option(help="Fraction of the peak activation memory to keep, in (0, 1].")
+]
 KeepUnits = Annotated[Keep, typer.Option(help="Fraction of units to keep, in (0, 1].")]
 Faster = Annotated[
     Keep, typer.Option(help="Times as fast as before, measured here on the example input.")
@@ -53,6 +56,7 @@ def prune(
     keep_macs: KeepMacs = None,
     keep_params: KeepParams = None,
     keep_bytes: KeepBytes = None,
+    keep_peak_memory: KeepPeak = None,
     keep_units: KeepUnits = None,
     speedup: Faster = None,
     latency_ms: LatencyMs = None,
@@ -76,6 +80,7 @@ def prune(
             keep_macs=keep_macs,
             keep_params=keep_params,
             keep_bytes=keep_bytes,
+            keep_peak_memory=keep_peak_memory,
             keep_units=keep_units,
             speedup=speedup,
             latency_ms=latency_ms,

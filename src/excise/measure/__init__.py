@@ -5,6 +5,7 @@ from excise.measure.latency import Latency, latency
 from excise.measure.macs import macs
 from excise.measure.measurement import Measurement, everything
 from excise.measure.params import params
+from excise.measure.peak import peak_memory
 from excise.measure.speedup import Speedup, speedup
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "macs",
     "memory_bytes",
     "params",
+    "peak_memory",
     "speedup",
 ]
