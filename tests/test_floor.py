@@ -22,7 +22,7 @@ FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("uniform", "plan", "calibration", "scores", "measure"),
     ("budget", "surgery", "exact", "refit", "recover"),
     ("verify",),
-    ("files", "report", "prune", "shrink"),
+    ("files", "report", "prune", "shrink", "sparse"),
     ("testing", "demo", "cli", "__main__"),
 )
 LINE = [room for floor in FLOORS for room in floor]

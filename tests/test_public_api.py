@@ -17,8 +17,8 @@ from excise import errors, measure, scores
 ROOT = Path(__file__).parents[1]
 NAMES = {
     "AxisGraph", "ExciseError", "Group", "Pin", "Plan", "Pruned", "Scores", "Shrinkage", "Shrunk",
-    "Verdict", "errors", "explain", "load", "measure", "plan", "plan_units", "prune", "remove",
-    "rules", "save", "scores", "shrink", "trace", "verify",
+    "Sparsified", "Verdict", "errors", "explain", "load", "measure", "plan", "plan_units", "prune",
+    "remove", "rules", "save", "scores", "shrink", "sparsify", "trace", "verify",
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{module.__name__}.{name}": value

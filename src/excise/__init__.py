@@ -9,6 +9,7 @@ from excise.plan import Plan
 from excise.prune import Pruned, prune
 from excise.scores import Scores
 from excise.shrink import Shrinkage, Shrunk, explain, shrink
+from excise.sparse import Sparsified, sparsify
 from excise.surgery import remove
 from excise.verify import Verdict, verify
 
@@ -23,6 +24,7 @@ __all__ = [
     "Scores",
     "Shrinkage",
     "Shrunk",
+    "Sparsified",
     "Verdict",
     "errors",
     "explain",
@@ -36,6 +38,7 @@ __all__ = [
     "save",
     "scores",
     "shrink",
+    "sparsify",
     "trace",
     "verify",
 ]

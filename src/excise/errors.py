@@ -24,6 +24,7 @@ ExciseError
 │   ├── ForeignFileError         a sound file that excise did not write for this model
 │   └── NewerFileError           written by a later version of excise
 ├── MeasureError               a quantity cannot be measured
+├── SparseError                a model or layer cannot run sparse
 ├── CalibrationError           calibration data is no input of the model, or too little
 └── RequestError               the command line or the demo is asked for what is not there
 
@@ -384,6 +385,17 @@ class MeasureError(ExciseError, RuntimeError):
             f"{self.quantity} cannot be measured: {self.reason}.\n"
             f"  do: pass inputs with which `model(*inputs, **kwargs)` works."
         )
+
+
+@dataclass(eq=False)
+class SparseError(ExciseError, ValueError):
+    """A model or layer cannot run sparse."""
+
+    problem: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"it cannot run sparse: {self.problem}.\n  do: pass {self.wanted}."
 
 
 @dataclass(eq=False)

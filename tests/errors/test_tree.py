@@ -49,7 +49,12 @@ def test_there_is_a_tree() -> None:
 
 
 def _made(kind: type[ExciseError]) -> ExciseError:
-    values = {"int": 7, "float": 0.5, "tuple[str, ...]": ("a", "b")}
+    values = {
+        "int": 7,
+        "float": 0.5,
+        "tuple[str, ...]": ("a", "b"),
+        "tuple[float, ...]": (0.25, 0.75),
+    }
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     return kind(**{field.name: values.get(str(field.type), field.name) for field in fields})
 

@@ -5,6 +5,7 @@ from tests.errors.cases.file import LOAD, SAVE
 from tests.errors.cases.knife import REMOVE, VERIFY
 from tests.errors.cases.plan import PLAN, PLAN_JSON, PLAN_UNITS
 from tests.errors.cases.score import MEASURE, PRUNE, SCORES
+from tests.errors.cases.sparse import SPARSE
 from tests.errors.cases.trace import TRACE
 
 CASES = [
@@ -20,4 +21,5 @@ CASES = [
     *MEASURE,
     *PRUNE,
     *CALIBRATION,
+    *SPARSE,
 ]

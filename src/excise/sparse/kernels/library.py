@@ -1,0 +1,136 @@
+"""Find the kernels that this machine runs, or say what is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import functools
+import os
+import re
+from ctypes import POINTER, Structure, c_int, c_int64, c_void_p
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent
+_NAMES = ("v4", "v3", "base")  # fastest first
+_RUNTIMES = r"\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.(?:so|dylib)[^/\s]*"
+
+
+class Matrix(Structure):
+    """`matrix` of kernels.c."""
+
+    _fields_ = [
+        ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p),
+        ("rows", c_int64), ("depth", c_int64), ("block", c_int64),
+    ]  # fmt: skip
+
+
+class Mask(Structure):
+    """`bitmask` of kernels.c."""
+
+    _fields_ = [
+        ("value", c_void_p), ("mask", c_void_p), ("pointer", c_void_p),
+        ("rows", c_int64), ("words", c_int64),
+    ]  # fmt: skip
+
+
+class Finish(Structure):
+    """`finish` of kernels.c."""
+
+    _fields_ = [("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64)]
+
+
+class Product(Structure):
+    """`product` of kernels.c."""
+
+    _fields_ = [
+        ("x", c_void_p), ("images", c_int64), ("columns", c_int64), ("x_image", c_int64),
+        ("x_pitch", c_int64), ("y", c_void_p), ("y_image", c_int64), ("y_pitch", c_int64),
+        ("tiles", c_int64), ("in_place", c_int64), ("threads", c_int64),
+    ]  # fmt: skip
+
+
+class Window(Structure):
+    """`window` of kernels.c."""
+
+    _fields_ = [
+        ("channels", c_int64), ("height", c_int64), ("width", c_int64),
+        ("kernel_y", c_int64), ("kernel_x", c_int64), ("stride_y", c_int64), ("stride_x", c_int64),
+        ("pad_y", c_int64), ("pad_x", c_int64), ("step_y", c_int64), ("step_x", c_int64),
+        ("out_y", c_int64), ("out_x", c_int64),
+    ]  # fmt: skip
+
+
+class Library(NamedTuple):
+    """The kernels of one instruction set.
+
+    Attributes:
+        name: "v4" for AVX-512, "v3" for AVX2, "base".
+        lanes: floats in a vector.
+        code: the loaded library.
+    """
+
+    name: str
+    lanes: int
+    code: Any
+
+
+class Missing(NamedTuple):
+    """Why there are no kernels here."""
+
+    why: str
+
+
+@functools.cache
+def library() -> Library | Missing:
+    """The fastest kernels that this machine runs; chosen once.
+
+    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none.
+    """
+    asked = os.environ.get("EXCISE_KERNELS", "")
+    if asked == "none":
+        return Missing("EXCISE_KERNELS=none")
+    if not (FOLDER / "libexcise-base.so").exists():
+        return Missing("they were not compiled: install excise where there is a C compiler")
+    _share_threads()
+    try:
+        runs = ctypes.CDLL(str(FOLDER / "libexcise-base.so")).excise_runs
+    except OSError as error:
+        return Missing(f"they cannot be loaded ({error})")
+    for name in (asked,) if asked else _NAMES:
+        path = FOLDER / f"libexcise-{name}.so"
+        if path.exists():
+            found = _loaded(name, path, runs)
+            if found is not None:
+                return found
+    return Missing(
+        f"none of the compiled ones runs here{f' ({asked} was asked for)' * bool(asked)}"
+    )
+
+
+def _loaded(name: str, path: Path, runs: Any) -> Library | None:
+    lanes = {"v4": 16, "v3": 8}.get(name, 4)
+    if not runs(lanes):
+        return None
+    code = ctypes.CDLL(str(path))
+    code.excise_spmm.argtypes = [POINTER(Matrix), POINTER(Product), POINTER(Finish)]
+    code.excise_linear.argtypes = [POINTER(Matrix), POINTER(Product), POINTER(Finish)]
+    code.excise_conv.argtypes = [
+        POINTER(Matrix), POINTER(Product), POINTER(Window), POINTER(Finish),
+    ]  # fmt: skip
+    code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
+    code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
+    for kernel in ("spmm", "linear", "conv", "gemv", "gemv_mask", "lanes"):
+        getattr(code, f"excise_{kernel}").restype = c_int
+    return Library(name, int(code.excise_lanes()), code)
+
+
+def _share_threads() -> None:
+    """Show the kernels the OpenMP runtime that torch has loaded; without one, the system's."""
+    try:
+        maps = Path("/proc/self/maps").read_text("utf-8", errors="replace")
+    except OSError:
+        maps = ""
+    found = re.findall(_RUNTIMES, maps) or [ctypes.util.find_library("gomp") or ""]
+    if found[0]:
+        ctypes.CDLL(found[0], mode=ctypes.RTLD_GLOBAL)

@@ -1,0 +1,119 @@
+"""Products of a sparse weight with dense activations: one function for each kernel."""
+
+from __future__ import annotations
+
+from ctypes import byref
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from excise.sparse.kernels.library import Finish, Library, Mask, Matrix, Product, Window, library
+from excise.sparse.kernels.matrix import Bits, Blocks
+
+ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
+
+
+class Ending(NamedTuple):
+    """What happens to each output before it is written: `activation(y + bias + residual)`."""
+
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    activation: str = "none"
+
+    def struct(self) -> Finish:
+        """For the kernels; the tensors have to live as long."""
+        bias = None if self.bias is None else self.bias.data_ptr()
+        residual = None if self.residual is None else self.residual.data_ptr()
+        return Finish(bias, residual, ACTIVATIONS[self.activation])
+
+
+class Geometry(NamedTuple):
+    """Of a convolution: kernel, stride, padding, dilation, each (y, x)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def out(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the output."""
+        y, x = (
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(size, *self, strict=True)
+        )
+        return y, x
+
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a plain product at every position."""
+        return self == ((1, 1), (1, 1), (0, 0), self.dilation)
+
+
+def linear(a: Blocks, x: Tensor, ending: Ending, *, tiles: int) -> Tensor:
+    """`x @ weight.T` of x (n, columns): (n, rows). All tensors contiguous, float32, on the CPU."""
+    y = x.new_empty(x.shape[0], a.sizes[0])
+    made = Product(
+        x.data_ptr(), 1, x.shape[0], 0, a.sizes[1], y.data_ptr(), 0, a.sizes[0],
+        tiles, 0, torch.get_num_threads(),
+    )  # fmt: skip
+    _check(_code().excise_linear(byref(_matrix(a)), byref(made), byref(ending.struct())))
+    return y
+
+
+def conv2d(
+    a: Blocks, x: Tensor, geometry: Geometry, ending: Ending, *, tiles: int, in_place: bool
+) -> Tensor:
+    """A convolution without groups, of x (n, channels, y, x); contiguous, float32, on the CPU."""
+    n, channels, high, wide = x.shape
+    out = geometry.out((high, wide))
+    y = x.new_empty(n, a.sizes[0], *out)
+    places = out[0] * out[1]
+    made = Product(
+        x.data_ptr(), n, places, channels * high * wide, high * wide,
+        y.data_ptr(), a.sizes[0] * places, places, tiles, int(in_place), torch.get_num_threads(),
+    )  # fmt: skip
+    finish = ending.struct()
+    if geometry.is_product:
+        failed = _code().excise_spmm(byref(_matrix(a)), byref(made), byref(finish))
+    else:
+        pairs = (n for pair in geometry for n in pair)
+        window = Window(channels, high, wide, *pairs, *out)
+        failed = _code().excise_conv(byref(_matrix(a)), byref(made), byref(window), byref(finish))
+    _check(failed)
+    return y
+
+
+def gemv(a: Blocks | Bits, x: Tensor, ending: Ending) -> Tensor:
+    """`weight @ x` of one x (columns): (rows). `Blocks` have to be a single block."""
+    y = x.new_empty(a.sizes[0])
+    finish, threads = ending.struct(), torch.get_num_threads()
+    if isinstance(a, Blocks):
+        failed = _code().excise_gemv(
+            byref(_matrix(a)), x.data_ptr(), y.data_ptr(), byref(finish), threads
+        )
+    else:
+        words = a.mask.shape[1]
+        whole = x.new_zeros(words * 64)
+        whole[: x.shape[0]] = x
+        mask = Mask(a.value.data_ptr(), a.mask.data_ptr(), a.pointer.data_ptr(), a.sizes[0], words)
+        failed = _code().excise_gemv_mask(
+            byref(mask), whole.data_ptr(), y.data_ptr(), byref(finish), threads
+        )
+    _check(failed)
+    return y
+
+
+def _matrix(a: Blocks) -> Matrix:
+    return Matrix(a.value.data_ptr(), a.column.data_ptr(), a.pointer.data_ptr(), *a.sizes)
+
+
+def _code() -> Any:
+    found = library()
+    assert isinstance(found, Library)  # noqa: S101 - layers ask before they call
+    return found.code
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the scratch space of a sparse product")

@@ -1,0 +1,111 @@
+"""The kernels as operators of torch, which compilers, exporters and fake tensors see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from excise.sparse.kernels import Bits, Blocks, Ending, Geometry, conv2d, gemv, linear
+from excise.sparse.kernels.product import ACTIVATIONS
+
+_NAMES = {number: name for name, number in ACTIVATIONS.items()}
+LINEAR = (
+    "sparse_linear(Tensor x, Tensor value, Tensor column, Tensor pointer, Tensor? bias, "
+    "int[] sizes, int kind, int tiles) -> Tensor"
+)
+CONV = (
+    "sparse_conv2d(Tensor x, Tensor value, Tensor column, Tensor pointer, Tensor? bias, "
+    "Tensor? residual, int[] sizes, int[] geometry, int activation, int tiles, bool in_place) "
+    "-> Tensor"
+)
+_library = torch.library.Library("excise", "DEF")
+_library.define(LINEAR)
+_library.define(CONV)
+
+
+class Kind(NamedTuple):
+    """Ways of a linear layer."""
+
+    tiles: int = 0  # any number of rows, by tiles
+    gemv: int = 1  # one row, values by 16-bit column
+    mask: int = 2  # one row, a bit for each column
+
+
+KIND = Kind()
+
+
+def _linear(  # noqa: PLR0917 - an operator's schema is positional
+    x: Tensor,
+    value: Tensor,
+    column: Tensor,
+    pointer: Tensor,
+    bias: Tensor | None,
+    sizes: Sequence[int],
+    kind: int,
+    tiles: int,
+) -> Tensor:
+    rows, columns, block = sizes
+    flat, ending = x.contiguous().view(-1, columns), Ending(bias)
+    if kind == KIND.mask:
+        y = gemv(Bits(value, column, pointer, (rows, columns)), flat[0], ending)
+    else:
+        blocks = Blocks(value, column, pointer, column, (rows, columns, block))
+        one = kind == KIND.gemv
+        y = gemv(blocks, flat[0], ending) if one else linear(blocks, flat, ending, tiles=tiles)
+    return y.view(*x.shape[:-1], rows)
+
+
+def _conv2d(  # noqa: PLR0917 - as above
+    x: Tensor,
+    value: Tensor,
+    column: Tensor,
+    pointer: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    sizes: Sequence[int],
+    geometry: Sequence[int],
+    activation: int,
+    tiles: int,
+    in_place: bool,  # noqa: FBT001 - as the operator's schema has it
+) -> Tensor:
+    rows, columns, block = sizes
+    residual = None if residual is None else residual.contiguous()
+    return conv2d(
+        Blocks(value, column, pointer, column, (rows, columns, block)),
+        x.contiguous(),
+        geometry_of(geometry),
+        Ending(bias, residual, _NAMES[activation]),
+        tiles=tiles,
+        in_place=in_place,
+    )
+
+
+def geometry_of(numbers: Sequence[int]) -> Geometry:
+    """Eight numbers: kernel, stride, padding and dilation, each y and x."""
+    pairs = [(numbers[i], numbers[i + 1]) for i in range(0, 8, 2)]
+    return Geometry(*pairs)
+
+
+def _linear_shape(x: Tensor, *rest: object) -> Tensor:
+    sizes = rest[4]
+    assert isinstance(sizes, Sequence)  # noqa: S101 - for the type checker
+    return x.new_empty(*x.shape[:-1], sizes[0])
+
+
+def _conv2d_shape(x: Tensor, *rest: object) -> Tensor:
+    sizes, geometry = rest[5], rest[6]
+    assert isinstance(sizes, Sequence)  # noqa: S101 - for the type checker
+    assert isinstance(geometry, Sequence)  # noqa: S101 - for the type checker
+    out = geometry_of(geometry).out((x.shape[2], x.shape[3]))
+    return x.new_empty(x.shape[0], sizes[0], *out)
+
+
+_library.impl("sparse_linear", _linear, "CPU")
+_library.impl("sparse_conv2d", _conv2d, "CPU")
+torch.library.register_fake("excise::sparse_linear", _linear_shape, lib=_library)
+torch.library.register_fake("excise::sparse_conv2d", _conv2d_shape, lib=_library)
+sparse_linear = torch.ops.excise.sparse_linear.default
+sparse_conv2d = torch.ops.excise.sparse_conv2d.default

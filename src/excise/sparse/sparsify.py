@@ -1,0 +1,201 @@
+"""Swap each layer to the fastest of dense and sparse, as timed here, and never end slower."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from excise.errors import SparseError
+from excise.measure import Speedup, speedup
+from excise.measure.latency import evaluated
+from excise.sparse.kernels import Library, library
+from excise.sparse.layer import Sparse, SparseConv2d, SparseLinear
+from excise.sparse.tune import Timing, timed
+from excise.units import milliseconds
+
+MIN_ZEROS = 0.3
+_MARGIN = 1.03  # a layer that wins less than that is left alone: timing is not more exact
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Sparsified:
+    """A model with sparse layers where they are faster.
+
+    Attributes:
+        model: a copy of the one given; its class is the same, some layers are others.
+        timings: of every layer that was timed.
+        swapped: names of the layers that are sparse now.
+        speedup: of the whole model, both timed in turn; None if no layer was swapped.
+        worst: relative difference of the outputs on the example.
+        why: if nothing was swapped, the reason.
+    """
+
+    model: nn.Module
+    timings: tuple[Timing, ...]
+    swapped: tuple[str, ...]
+    speedup: Speedup | None
+    worst: float
+    why: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{'layer':<40} zeros    dense      sparse"]
+        lines += [
+            f"{t.name:<40} {t.zeros:5.1%}  {milliseconds(t.dense_ms):>9}  "
+            f"{milliseconds(t.sparse_ms):>9}  {'sparse' if t.name in self.swapped else 'dense'}"
+            for t in self.timings
+        ]
+        return "\n".join([*lines, str(self.speedup or f"nothing swapped: {self.why}")])
+
+
+def sparsify(
+    model: nn.Module, *inputs: Any, min_zeros: float = MIN_ZEROS, **kwargs: Any
+) -> Sparsified:
+    """Run the zeros of a model's weights fast.
+
+    Every `nn.Linear` and `nn.Conv2d` with enough zeros is timed on the input that it gets from the
+    example, dense and in each way of its sparse form; the fastest stays. Then the whole model is
+    timed against the one given, and if it is not faster, nothing is swapped.
+
+    Args:
+        model: in eval mode it is what runs; not touched.
+        inputs: an example input; batch and resolution are what is tuned for, others run too.
+        min_zeros: layers with a smaller share of zeros are not timed.
+        kwargs: keyword inputs.
+
+    Returns:
+        The model with its table of timings. Its layers follow `state_dict`, `deepcopy` and `.to`;
+        in training they run dense, and only the weights that are not zero move.
+
+    Raises:
+        SparseError: `model` is no module, `min_zeros` no share, the model does not run on the
+            example, or an output differs by more than 1e-5 of its largest element.
+    """
+    if not isinstance(model, nn.Module):
+        raise SparseError(f"a {type(model).__name__} is no module", "an nn.Module")
+    if not isinstance(min_zeros, (int, float)) or not 0 <= min_zeros <= 1:
+        raise SparseError(f"min_zeros={min_zeros!r}", "a share of zeros in [0, 1]")
+    found = library()
+    if not isinstance(found, Library):
+        return Sparsified(copy.deepcopy(model), (), (), None, 0.0, f"no kernels: {found.why}")
+    small = copy.deepcopy(model).eval()  # the example runs on it, and timing does
+    timings, swaps = _timed(small, min_zeros, inputs, kwargs)
+    if not swaps:
+        why = "no layer with enough zeros is faster sparse" if timings else "no layer has enough"
+        return Sparsified(copy.deepcopy(model), tuple(timings), (), None, 0.0, why)
+    for name, sparse in swaps.items():
+        small.set_submodule(name, sparse.train(mode=False))
+    worst = _difference(model, small, inputs, kwargs)
+    gained = speedup(model, small, *inputs, **kwargs)
+    if gained.ratio < 1:
+        why = f"the whole model is {1 / gained.ratio:.2f} times slower with them"
+        return Sparsified(copy.deepcopy(model), tuple(timings), (), None, 0.0, why)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in small.named_modules():
+        module.training = modes.get(name, model.training)
+    return Sparsified(small, tuple(timings), tuple(swaps), gained, worst)
+
+
+def _timed(
+    model: nn.Module, min_zeros: float, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Timing], dict[str, Sparse]]:
+    """Time every layer with enough zeros; the sparse ones that win, by name."""
+    wanted = {name: layer for name, layer in _layers(model) if _zeros(layer.weight) >= min_zeros}
+    reads = _inputs(model, wanted, inputs, kwargs)
+    timings: list[Timing] = []
+    swaps: dict[str, Sparse] = {}
+    for name, layer in wanted.items():
+        sparse = SparseLinear.of(layer) if isinstance(layer, nn.Linear) else _conv(layer)
+        read = reads.get(name)
+        if sparse is not None and read is not None and read.dtype is torch.float32 and read.is_cpu:
+            timings.append(timed(name, layer, sparse, read))
+            if timings[-1].gain >= _MARGIN:
+                swaps[name] = sparse
+    return timings, swaps
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Layers of exactly these classes, whose weight is a plain parameter that nobody shares."""
+    uses: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():  # noqa: SLF001 - shared ones count each time
+            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    for name, module in model.named_modules():
+        if type(module) in {nn.Linear, nn.Conv2d} and name:
+            weight = module._parameters.get("weight")  # noqa: SLF001 - not a computed one
+            plain = weight is not None and weight.dim() in {2, 4} and uses[id(weight)] == 1
+            hooked = module._forward_hooks or module._forward_pre_hooks  # noqa: SLF001
+            if plain and not hooked:
+                yield name, module
+
+
+def _zeros(weight: Tensor) -> float:
+    return 1 - int(torch.count_nonzero(weight)) / max(1, weight.numel())
+
+
+def _conv(layer: nn.Conv2d) -> Sparse | None:
+    try:
+        return SparseConv2d.of(layer)
+    except SparseError:
+        return None
+
+
+def _inputs(
+    model: nn.Module, layers: dict[str, Any], inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
+    """What each layer reads on the example; the largest, if it is called more than once."""
+    seen: dict[str, Tensor] = {}
+
+    def note(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                known = seen.get(name)
+                if known is None or known.numel() < args[0].numel():
+                    seen[name] = args[0].detach().clone()
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(*inputs, **kwargs)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        what = f"the example does not run ({type(error).__name__}: {first})"
+        raise SparseError(what, "inputs with which `model(*inputs, **kwargs)` works") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+@torch.no_grad()
+def _difference(
+    model: nn.Module, small: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> float:
+    """The worst difference of any output, as a share of its largest element.
+
+    Raises:
+        SparseError: it is more than rounding.
+    """
+    with evaluated(model), torch.random.fork_rng(devices=[]):
+        state = torch.get_rng_state()
+        wanted = model(*inputs, **kwargs)
+        torch.set_rng_state(state)
+        found = small(*inputs, **kwargs)
+    worst = 0.0
+    for one, two in zip(tree_leaves(wanted), tree_leaves(found), strict=True):
+        if isinstance(one, Tensor) and one.is_floating_point() and one.numel():
+            size = float(one.abs().max()) or 1.0
+            worst = max(worst, float((one - two).abs().max()) / size)
+    if not worst <= _TOLERANCE:
+        raise SparseError(
+            f"an output differs by {worst:.1e}", "report it: kernels and layers agree"
+        )
+    return worst

@@ -1,0 +1,81 @@
+"""Products of random sparse weights, held against plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from excise.sparse import reference
+from excise.sparse.kernels import Ending, Geometry, bits_of, blocks_of, conv2d, gemv, linear
+
+LINEARS = [  # rows, columns, tokens, block, tiles
+    (1, 1, 1, 1, 1), (5, 7, 3, 4, 1), (33, 130, 17, 64, 2), (64, 300, 129, 128, 3),
+    (17, 31, 64, 999, 4), (40, 65, 5, 16, 7), (96, 96, 200, 32, 8),
+]  # fmt: skip
+CONVS = [  # images, channels, high, wide, rows, kernel, stride, padding, dilation
+    (1, 3, 9, 9, 5, 3, 1, 1, 1), (2, 16, 14, 14, 33, 3, 2, 1, 1), (1, 8, 20, 13, 17, 5, 1, 2, 2),
+    (2, 32, 7, 7, 40, 1, 1, 0, 1), (1, 6, 16, 16, 7, 1, 1, 0, 1), (1, 16, 9, 9, 8, 1, 2, 0, 1),
+    (1, 4, 8, 8, 3, 3, 1, 0, 1), (1, 3, 11, 40, 4, 7, 2, 3, 1), (3, 2, 5, 6, 3, 2, 1, 1, 1),
+]  # fmt: skip
+_CLOSE = 1e-5  # of the sum of magnitudes that went into an output
+
+
+def sparse(rows: int, columns: int, zeros: float = 0.7) -> Tensor:
+    """A weight with zeros, with an empty row and an empty column where there is room."""
+    weight = torch.randn(rows, columns) * (torch.rand(rows, columns) >= zeros)
+    if rows > 2 and columns > 2:
+        weight[rows // 2] = 0
+        weight[:, columns // 3] = 0
+    return weight
+
+
+def endings(like: Tensor, rows: int) -> list[Ending]:
+    """With and without bias, residual and activations."""
+    bias, residual = torch.randn(rows), torch.randn_like(like)
+    return [
+        Ending(), Ending(bias), Ending(bias, residual), Ending(None, residual, "relu"),
+        Ending(bias, None, "relu6"), Ending(bias, residual, "relu6"),
+    ]  # fmt: skip
+
+
+def agree(found: Tensor, wanted: Tensor, size: float) -> None:
+    """To rounding, in units of what was added up."""
+    assert found.shape == wanted.shape
+    assert bool(((found - wanted).abs() <= _CLOSE * max(1.0, size)).all())
+
+
+def check_linear(rows: int, columns: int, tokens: int, block: int, tiles: int) -> None:
+    """One product with every ending."""
+    weight, x = sparse(rows, columns), torch.randn(tokens, columns)
+    size = float((x.abs() @ weight.abs().T).max())
+    for ending in endings(torch.empty(tokens, rows), rows):
+        found = linear(blocks_of(weight, block), x, ending, tiles=tiles)
+        agree(found, reference.linear(weight, x, ending), size)
+
+
+def check_gemv(rows: int, columns: int) -> None:
+    """One row, both ways, with every ending."""
+    weight, x = sparse(rows, columns), torch.randn(columns)
+    for ending in endings(torch.empty(rows), rows):
+        wanted = reference.linear(weight, x[None], ending)[0]
+        for a in (blocks_of(weight, 1 << 16), bits_of(weight)):
+            agree(gemv(a, x, ending), wanted, float((weight.abs() @ x.abs()).max()))
+
+
+def check_conv(  # noqa: PLR0917 - a row of the table above
+    images: int, channels: int, high: int, wide: int, rows: int,
+    kernel: int, stride: int, padding: int, dilation: int,
+) -> None:  # fmt: skip
+    """One convolution with every ending, for few and many tiles, packed and in place."""
+    geometry = Geometry(*[(n, n) for n in (kernel, stride, padding, dilation)])
+    weight = sparse(rows, channels * kernel * kernel)
+    x = torch.randn(images, channels, high, wide)
+    shaped = weight.view(rows, channels, kernel, kernel)
+    plain = reference.conv2d(shaped, x, geometry, Ending())
+    size = float(reference.conv2d(shaped.abs(), x.abs(), geometry, Ending()).max())
+    for ending in endings(plain, rows):
+        wanted = reference.conv2d(shaped, x, geometry, ending)
+        for tiles, block, in_place in ((1, 16, False), (4, 64, True), (7, 999, False)):
+            blocks = blocks_of(weight, block)
+            found = conv2d(blocks, x, geometry, ending, tiles=tiles, in_place=in_place)
+            agree(found, wanted, size)

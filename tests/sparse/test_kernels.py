@@ -1,0 +1,170 @@
+"""Every kernel computes what plain torch computes, on every instruction set, inside its buffers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from excise.sparse.kernels import (
+    Ending,
+    Library,
+    Missing,
+    bits_of,
+    blocks_of,
+    library,
+    linear,
+    product,
+)
+from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler
+from excise.sparse.kernels.library import FOLDER, _loaded
+from tests.sparse.case import CONVS, LINEARS, check_conv, check_gemv, check_linear, sparse
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    not isinstance(library(), Library), reason="the kernels were not compiled here"
+)
+
+
+@pytest.fixture(params=["v4", "v3", "base"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The kernels of one instruction set, where the machine has it."""
+    path = FOLDER / f"libexcise-{request.param}.so"
+    base = FOLDER / "libexcise-base.so"
+    found = path.exists() and _loaded(request.param, path, ctypes.CDLL(str(base)).excise_runs)
+    if not found:
+        pytest.skip(f"no {request.param} here")
+    monkeypatch.setattr(product, "library", lambda: found)
+    return request.param
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_agree_with_torch(instructions: str, threads: int) -> None:
+    assert instructions
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for case in LINEARS:
+            check_linear(*case)
+            check_gemv(case[0], case[1])
+        for conv in CONVS:
+            check_conv(*conv)
+    finally:
+        torch.set_num_threads(before)
+
+
+@settings(max_examples=60)
+@given(
+    st.tuples(*[st.integers(1, 70)] * 3), st.integers(1, 80), st.integers(1, 8), st.integers(0, 99)
+)
+def test_any_linear_product(sizes: tuple[int, int, int], block: int, tiles: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    check_linear(*sizes, block, tiles)
+    check_gemv(*sizes[:2])
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(
+        st.integers(1, 2), st.integers(1, 9), st.integers(6, 30), st.integers(6, 30),
+        st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2),
+        st.integers(1, 2),
+    )
+)  # fmt: skip
+def test_any_convolution(case: tuple[int, ...]) -> None:
+    torch.manual_seed(sum(case))
+    check_conv(*case)
+
+
+@given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 300), st.integers(0, 99))
+def test_the_arrays_hold_the_weight(rows: int, columns: int, block: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    weight = sparse(rows, columns)
+    made = blocks_of(weight, block)
+    block = made.sizes[2]
+    again = torch.zeros_like(weight)
+    pointer = made.pointer.tolist()
+    column = made.column.numpy().view(np.uint16).astype(int)
+    for i in range(len(pointer) - 1):
+        part, row = divmod(i, rows)
+        for j in range(pointer[i], pointer[i + 1]):
+            assert column[j] < block
+            again[row, part * block + column[j]] = made.value[j]
+    assert torch.equal(again, weight)
+    assert torch.equal(weight[weight != 0][made.place], made.value[: pointer[-1]])
+    bits = bits_of(weight)
+    raw = np.unpackbits(bits.mask.numpy().view(np.uint8), axis=1, bitorder="little")
+    assert np.array_equal(raw[:, :columns].astype(bool), weight.numpy() != 0)
+    assert not raw[:, columns:].any()
+
+
+def test_nan_and_infinity_pass_as_in_torch() -> None:
+    weight, x = torch.eye(40), torch.randn(40, 40)
+    x[0, 0], x[1, 1], x[2, 2] = float("nan"), float("inf"), float("-inf")
+    for name in ("none", "relu", "relu6"):
+        found = linear(blocks_of(weight, 16), x, Ending(activation=name), tiles=2)
+        assert bool(found[0, 0].isnan())
+        assert float(found[1, 1]) == (6.0 if name == "relu6" else float("inf"))
+        assert float(found[2, 2]) == (float("-inf") if name == "none" else 0.0)
+
+
+@pytest.mark.parametrize("name", ["v4", "base"])
+def test_no_read_or_write_past_a_buffer(name: str, tmp_path: Path) -> None:
+    """With the address sanitizer of the compiler, in a process of its own."""
+    words = compiler()
+    known: Any = library()
+    if words is None or (name == "v4" and known.name != "v4"):
+        pytest.skip("no compiler, or another machine")
+    runtime = subprocess.run(
+        [*words, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(runtime).is_absolute():
+        pytest.skip("the compiler has no address sanitizer")
+    flag = next(iter(t[name] for t in TARGETS.values()))
+    path = tmp_path / "asan.so"
+    flags = [*FLAGS, flag, "-fsanitize=address", "-g", "-O1", "-shared"]
+    command = [*words, *flags, str(FOLDER / "kernels.c"), "-o", str(path)]
+    assert not subprocess.run(command, check=False).returncode
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.sparse.asan", str(path), name],
+        cwd=ROOT,
+        env=os.environ
+        | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.stdout.endswith("clean\n"), ended.stderr[-3000:]
+
+
+def test_without_kernels_it_is_said_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ask: Any = library.__wrapped__
+    monkeypatch.setenv("EXCISE_KERNELS", "none")
+    assert ask() == Missing("EXCISE_KERNELS=none")
+    monkeypatch.setenv("EXCISE_KERNELS", "v9")
+    assert "v9 was asked for" in ask().why
+    monkeypatch.delenv("EXCISE_KERNELS")
+    monkeypatch.setattr(sys.modules["excise.sparse.kernels.library"], "FOLDER", tmp_path)
+    assert "compiler" in ask().why
+    (tmp_path / "libexcise-base.so").write_bytes(b"no library")
+    assert "cannot be loaded" in ask().why
+
+
+def test_a_build_without_a_compiler_makes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert compiler() is None
+    assert compile_all(tmp_path) == []
