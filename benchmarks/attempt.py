@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 
 import excise
 from excise.axes import leaves
+from excise.trace.record import output_leaves
 
 KEEP_MACS = 0.5
 MOST = 0.9
@@ -97,6 +100,58 @@ def told(error: Exception) -> str:
 
 def cut(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     """Trace, halve the MACs, cut and prove."""
+    small, plan = halved(row, model, args, kwargs)
+    start = perf_counter()
+    verdict = excise.verify(model, small, plan, *args, **kwargs)
+    row["verify_s"] = perf_counter() - start
+    judge(row, verdict)
+    if row["outcome"] in VERIFIED:
+        row["loads"] = loads(row, small, plan, args, kwargs)
+        getattr(suite(row["suite"]), "more", lambda *_: None)(row, model, small, kwargs)
+
+
+def besides(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
+    """What the suite wants to know of a cut model besides the proof, and that alone."""
+    small, plan = halved({}, model, args, kwargs)
+    row["loads"] = loads(row, small, plan, args, kwargs)
+    getattr(suite(row["suite"]), "more", lambda *_: None)(row, model, small, kwargs)
+
+
+def loads(row: dict[str, Any], small: nn.Module, plan: excise.Plan, args: Any, kwargs: Any) -> str:
+    """Save the cut model, load it with the factory of the original, and compare what they say."""
+
+    def build() -> nn.Module:
+        made: nn.Module = suite(row["suite"]).build(row["model"])[0]
+        return made
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "small.safetensors"
+        try:
+            excise.save(small, plan, file)
+            again = excise.load(file, build=build).eval()
+            same = same_outputs(small, again, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - this is what is looked for
+            return f"fails: {told(error)}"
+    return "loads" if same else "fails: another output"
+
+
+def same_outputs(one: nn.Module, two: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether two models return the same tensors, random numbers drawn alike."""
+    found = []
+    for model in (one, two):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(0)
+            found.append(output_leaves(model(*args, **kwargs)))
+    pairs = zip(*found, strict=True)
+    return all(
+        torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True) for (_, a), (_, b) in pairs
+    )
+
+
+def halved(
+    row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any
+) -> tuple[nn.Module, excise.Plan]:
+    """Trace, halve the MACs and cut."""
     start = perf_counter()
     graph = excise.trace(model, *args, **kwargs)
     traced = perf_counter()
@@ -119,13 +174,7 @@ def cut(row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any) -> None:
     kept = {graph.axes[name]: len(plan.kept(name).nonzero()[0]) for name in plan.removed}
     row["kept_macs"] = graph.macs(kept) / (row["macs"] or 1)
     row["rss_cut_mib"] = peak_mib()
-    start = perf_counter()
-    verdict = excise.verify(model, small, plan, *args, **kwargs)
-    row["verify_s"] = perf_counter() - start
-    judge(row, verdict)
-    more = getattr(suite(row["suite"]), "more", None)
-    if more is not None and row["outcome"] in VERIFIED:
-        more(row, model, small, kwargs)
+    return small, plan
 
 
 def judge(row: dict[str, Any], verdict: excise.Verdict) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attempt import OUTCOMES, SUITES, VERIFIED, attempt, suite
+from attempt import OUTCOMES, SUITES, VERIFIED, attempt, besides, suite
 from job import Limit, Worker, work
 
 import excise
@@ -70,7 +70,7 @@ def summary(name: str, rows: list[dict[str, Any]], tool: str = "") -> str:
                 f"    {label}: median {statistics.median(values):.4g}{unit}, "
                 f"from {min(values):.4g} to {max(values):.4g}{unit}"
             )
-    for key in ("generate", "uniform"):
+    for key in ("loads", "generate", "uniform"):
         said = Counter(str(r[key]).partition(":")[0] for r in ran if key in r)
         if said:
             out.append(f"    {key}: " + ", ".join(f"{n} {what}" for what, n in said.most_common()))
@@ -119,6 +119,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--failed", action="store_true", help="only what failed in the last run")
     parser.add_argument("--new", action="store_true", help="only what has no result yet")
     parser.add_argument("--peer", action="store_true", help="Torch-Pruning instead")
+    parser.add_argument(
+        "--more", action="store_true", help="no proof again: what is asked besides, for known rows"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--seconds", type=float, default=240.0, help="time limit per model")
     parser.add_argument("--memory-mib", type=float, default=10_000.0, help="memory limit per model")
@@ -129,9 +132,18 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def worker(*, of_peer: bool) -> Worker:
+def besides_of(row: dict[str, Any], more: dict[str, Any], commit: str) -> dict[str, Any]:
+    """A row with what is asked besides, from a later run."""
+    if "outcome" in more:  # it did not come to an end
+        said = f"{more['outcome']}: {more.get('reason', '')}"
+        return row | {"loads": said, "more_revision": commit}
+    keys = ("loads", "generate", "uniform")
+    return row | {k: more[k] for k in keys if k in more} | {"more_revision": commit}
+
+
+def worker(*, of_peer: bool, more: bool) -> Worker:
     """What is done to one model; everything that it needs is imported before it is forked."""
-    tool = None
+    tool = besides if more else None
     if of_peer:
         import peer  # noqa: PLC0415 - torch-pruning is needed for this alone
 
@@ -153,6 +165,8 @@ def chosen(given: argparse.Namespace, name: str, rows: Rows) -> list[str]:
         todo = [n for n in todo if n in rows and rows[n]["outcome"] not in VERIFIED]
     if given.new:
         todo = [n for n in todo if n not in rows]
+    if given.more:
+        todo = [n for n in todo if n in rows and rows[n]["outcome"] in VERIFIED]
     return todo
 
 
@@ -177,8 +191,11 @@ def main() -> None:
             excise.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))  # its imports, before the forks
             limit = Limit(given.seconds, given.memory_mib)
             commit = revision()
-            for row in work(worker(of_peer=given.peer), todo, given.jobs, limit):
-                rows[row["model"]] = rounded(row) | {"revision": commit}
+            do = worker(of_peer=given.peer, more=given.more)
+            for row in work(do, todo, given.jobs, limit):
+                old = rows.get(row["model"], {})
+                row = besides_of(old, row, commit) if given.more else row | {"revision": commit}  # noqa: PLW2901
+                rows[row["model"]] = rounded(row)
                 save(file, rows)
                 print(line(row), flush=True)
         print(summary(name, list(rows.values()), " by Torch-Pruning" if given.peer else ""))

@@ -20,6 +20,7 @@ QUICK = (*INPUT, "--no-latency")
 MEASURED = {"params", "macs", "file_bytes", "memory_bytes", "latency"}
 VERDICT = {
     "passed", "kind", "worst_relative_difference", "tolerance", "outputs", "mixing", "reason",
+    "ties",
 }  # fmt: skip
 
 

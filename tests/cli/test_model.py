@@ -71,6 +71,18 @@ def test_transformers(form: str, tmp_path: Path) -> None:
     assert "logits" in str(data["verdict"]["outputs"])
 
 
+def test_a_uniform_cut_fills_a_folder_that_transformers_reads(tmp_path: Path) -> None:
+    _needs("transformers")
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    folder = tmp_path / "small"
+    folder.mkdir()
+    place, words = f"transformers:{tmp_path}", ("--keep-params", 0.8, "--uniform", "--no-latency")
+    data = succeed("prune", place, *words, "-o", folder, "--json").data()
+    assert data["verdict"]["passed"]
+    again = resolve(f"transformers:{folder}").model()  # from the files alone
+    assert sum(p.numel() for p in again.parameters()) == data["report"]["after"]["params"]
+
+
 def test_transformers_with_weights_of_its_own(tmp_path: Path) -> None:
     _needs("transformers")
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))

@@ -97,6 +97,8 @@ CASES = [
     Case("protect nothing", _prune(NET, *INPUT, *HALF, "--protect", "head"), "'head'"),
     Case("an output in no folder", _prune(NET, *INPUT, *HALF, "-o", "/no/such/x.safetensors"),
          "no folder"),
+    Case("a folder for a model that fills none",
+         lambda f: ("prune", NET, *INPUT, *HALF, "--uniform", "-o", f), "save_pretrained"),
     Case("an output that is a folder", lambda f: ("prune", NET, *INPUT, *HALF, "-o", f),
          "is a folder"),
     Case("weights that are not there", lambda f: ("inspect", NET, *INPUT, "-w", f / "no.pt"),

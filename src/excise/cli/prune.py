@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, cast
 
 import typer
 
@@ -42,10 +42,20 @@ Protect = Annotated[
     Optional[list[str]],  # noqa: UP045 - as above
     typer.Option(help="Module or pattern such as 'layer1.*' that stays whole; repeatable."),
 ]
+Uniform = Annotated[
+    bool,
+    typer.Option(
+        "--uniform", help="Cut repeated layers alike, within what the model's configuration says."
+    ),
+]
 Output = Annotated[
     Optional[Path],  # noqa: UP045 - as above
-    typer.Option("--output", "-o", help="Where to save the small model, as safetensors."),
-]
+    typer.Option(
+        "--output", "-o",
+        help="Where to save the small model, as safetensors; with --uniform also a folder that "
+        "`from_pretrained` reads.",
+    ),
+]  # fmt: skip
 
 
 def prune(
@@ -64,15 +74,19 @@ def prune(
     round_to: RoundTo = 1,
     min_keep: MinKeep = DEFAULT_MIN_KEEP,
     protect: Protect = None,
+    uniform: Uniform = False,
     output: Output = None,
     latency: Timed = True,
     as_json: Json = False,
 ) -> None:
     """Remove units to a budget, prove that removed equals silenced, and save the small model."""
-    _check(criterion, output)
+    _check(criterion, output, folder=uniform)
     source = resolve(model, weights)
     with progress(f"cutting {model}"):
         made = source.model()
+        if output is not None and output.is_dir() and not hasattr(made, "save_pretrained"):
+            do = "name a file; only a model with `save_pretrained` fills a folder"
+            raise RequestError(f"{output} is a folder", "--output", do)
         args, kwargs = example_input.example(made, model, inputs)
         pruned = cut(
             made,
@@ -88,10 +102,13 @@ def prune(
             round_to=round_to,
             min_keep=min_keep,
             protect=tuple(protect or ()),
+            uniform=uniform,
             latency=latency,
             **kwargs,
         )
-        if output is not None:
+        if output is not None and output.is_dir():
+            cast("Any", pruned.model).save_pretrained(output)
+        elif output is not None:
             save(pruned.model, pruned.plan, output)
     if as_json:
         emit(
@@ -110,7 +127,7 @@ def prune(
     show(report_table(pruned.report), *faster, f"verdict: {pruned.verdict}", saved)
 
 
-def _check(criterion: str, output: Path | None) -> None:
+def _check(criterion: str, output: Path | None, *, folder: bool) -> None:
     """Refuse at once what would be refused after minutes of work."""
     if criterion in _NEEDS_GRADIENTS:
         do = "call excise.prune from Python, after loss.backward()"
@@ -118,6 +135,8 @@ def _check(criterion: str, output: Path | None) -> None:
     if criterion in CALIBRATED:
         do = "call excise.prune from Python, with calibration="
         raise RequestError(f"{criterion} needs calibration data", "--criterion", do)
+    if output is not None and folder and output.is_dir():
+        return
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         what = f"{output} is a folder" if output.is_dir() else f"{output.parent} is no folder"
         raise RequestError(what, "--output", "name a file in a folder that exists")

@@ -150,7 +150,10 @@ def view_as_real(s: Scope, op: Op) -> None:
 
 @rule("view_as_complex")
 def view_as_complex(s: Scope, op: Op) -> None:
-    """Pairs as a complex tensor."""
+    """Pairs as a complex tensor; torch takes them from rows of an even length only."""
     *dims, pair = s.get(op.args[0])
     s.pin(pair, "real and imaginary part")
+    rows = s.get(s.base(op.args[0]))
+    if rows:
+        s.align(rows[-1], 2)
     s.put(op.outs[0], dims)

@@ -102,6 +102,15 @@ class Scope:
         known = self.info(ref).role == "parameter" or ref.number in self.views
         return known and ref.number not in self.written
 
+    def base(self, ref: Ref) -> Ref:
+        """The tensor in whose memory a view lies; of what is no view, the tensor itself."""
+        for op in reversed(self.trace.ops[: self.here]):
+            if ref in op.outs:
+                if op.name not in VIEWS:
+                    break
+                ref = op.inputs()[0]
+        return ref
+
     def shape(self, ref: Ref) -> tuple[int, ...]:
         """Shape of a tensor."""
         return self.info(ref).shape
