@@ -28,6 +28,14 @@ def normed(width: int) -> nn.BatchNorm2d:
     return norm
 
 
+def negative(layer: nn.Module) -> nn.Module:
+    """A layer without a number above zero."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(-parameter.abs() - 0.01)
+    return layer
+
+
 class Read(nn.Module):
     """A linear layer written by hand: nobody can give it a bias."""
 
@@ -106,6 +114,43 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, tuple[str,
         ),
         IMAGE, 0, (), 0,
     ),
+    "border of a depthwise convolution": (
+        lambda: nn.Sequential(
+            zeroed(nn.Conv2d(3, 40, 1), 30), nn.Sigmoid(),
+            nn.Conv2d(40, 40, 3, padding=1, groups=40), normed(40), nn.SiLU(),
+            nn.Conv2d(40, 4, 1),
+        ),
+        IMAGE, 15, ("5.weight", "5.bias"), 15,
+    ),
+    "border without a bias": (
+        lambda: nn.Sequential(
+            zeroed(nn.Conv2d(3, 40, 1), 30), nn.Sigmoid(),
+            nn.Conv2d(40, 40, 3, padding=1, groups=40), nn.SiLU(), nn.Conv2d(40, 4, 1, bias=False),
+            normed(4),
+        ),
+        IMAGE, 15, ("4.weight", "5.running_mean"), 15,
+    ),
+    "border of a large kernel in one dimension": (
+        lambda: nn.Sequential(
+            zeroed(nn.Conv1d(3, 40, 1), 30), nn.Sigmoid(),
+            nn.Conv1d(40, 40, 5, padding=2, stride=2, groups=40), nn.SiLU(), nn.Conv1d(40, 4, 1),
+        ),
+        (2, 3, 9), 22, ("4.weight", "4.bias"), 8,
+    ),
+    "border that an activation wipes out": (
+        lambda: nn.Sequential(
+            zeroed(nn.Conv2d(3, 6, 1), 3), nn.Sigmoid(), negative(nn.Conv2d(6, 6, 3, padding=1,
+            groups=6)), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1),
+        ),
+        IMAGE, 5, (), 0,
+    ),
+    "border after dense filters that are empty but for a bias": (
+        lambda: nn.Sequential(
+            zeroed(nn.Conv2d(3, 6, 1), 6), nn.Sigmoid(), nn.Conv2d(6, 40, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(40, 4, 1),
+        ),
+        IMAGE, 30, ("2.weight", "4.weight", "4.bias"), 16,
+    ),
     "a layer norm mixes": (
         lambda: nn.Sequential(zeroed(nn.Linear(5, 6), 3), nn.LayerNorm(6), nn.Linear(6, 4)),
         ROWS, 0, (), 0,
@@ -123,7 +168,12 @@ def test_constants_are_folded(name: str, tmp_path: Path) -> None:
     assert sum(map(len, report.plan.removed.values())) == count
     assert report.diagnosis.folded == folded
     assert report.diagnosis.carriers == carriers
-    for given in (x, torch.randn(3, shape[1], *(n + 6 for n in shape[2:]), dtype=torch.float64)):
+    sizes = [tuple(n + 6 for n in shape[2:])]
+    sizes += [(1,) * len(shape[2:]), (1, 7, 2)[: len(shape[2:])]] if "border of" in name else []
+    for size in sizes:
+        given = torch.randn(3, shape[1], *size, dtype=torch.float64)
+        torch.testing.assert_close(small(given), model(given), rtol=1e-12, atol=1e-12)
+    for given in (x, 100 * x):
         torch.testing.assert_close(small(given), model(given), rtol=1e-12, atol=1e-12)
     excise.save(small, report.plan, tmp_path / "small.safetensors")
     again = excise.load(tmp_path / "small.safetensors", build).eval()

@@ -78,7 +78,7 @@ class Affine(Effect):
     def _forward(self) -> Fact:
         ref = self.c.outs[0]
         matters = ~self.known if self.shape.even else ~self.known | (self.value != 0)
-        lost = self._ahead(matters)
+        lost = self.ahead(matters)
         bias = self.c.facts[self.bias] if self.bias is not None else None
         known = ~lost
         if not bool(known.any()):
@@ -92,7 +92,7 @@ class Affine(Effect):
             known = known & bias.known.reshape(1, *lost.shape[1:])
         return self.c.layout.settle(ref, self.spread(made), self.spread(known))
 
-    def _ahead(self, marks: Tensor) -> Tensor:
+    def ahead(self, marks: Tensor) -> Tensor:
         """Outputs that the marked inputs reach: (rows, groups, in) -> (rows, groups, out)."""
         if marks.shape[0] == 1:
             if not bool(marks.any()):

@@ -78,7 +78,7 @@ class Diagnosis:
         created_params: new bias values that take up folded constants.
         macs: multiply-adds on the example, before and after.
         folded: tensors that take up constants of units that go.
-        carriers: constant units that stay so that padded convolutions see them at any resolution.
+        carriers: constant units that stay for others, so that borders are right at any resolution.
         mixing: operations that keep zero units because they mix them, by name and module.
     """
 
@@ -157,7 +157,7 @@ def diagnose(found: Exact) -> Diagnosis:
         created_params=_created(found),
         macs=(graph.macs(), graph.macs(kept)),
         folded=(*found.folded.tensors, *(f"{name}.bias" for name in found.folded.biases)),
-        carriers=kinds["carrier"],
+        carriers=kinds["carrier"] + kinds["border"],
         mixing=_mixing(found),
     )
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.exact.affine import Affine
+from excise.exact.border import Span
 from excise.exact.live import Liveness
 from excise.trace import skeleton
 
@@ -37,7 +38,32 @@ def fold(live: Liveness) -> Folded:
                 continue
             old = changed.get(name, tensors[name].detach().double())
             changed[name] = old + (delta if place.kind == "bias" else -delta).to(old.device)
+        for _, effect, place, span in live.spans():
+            name = place.weight or ""
+            old = changed.get(name, tensors[name].detach().double())
+            changed[name], delta = _spread(effect, old, span)
+            if place.kind == "create":
+                created[place.tensor] = created.get(place.tensor, torch.zeros_like(delta)) + delta
+            elif span.bias:
+                old = changed.get(place.tensor, tensors[place.tensor].detach().double())
+                moved = delta if place.kind == "bias" else -delta
+                changed[place.tensor] = old + moved.to(old.device)
     return Folded(changed, created)
+
+
+def _spread(effect: Affine, weight: Tensor, span: Span) -> tuple[Tensor, Tensor]:
+    """Columns of the removed profiles on those that stay, and what is left for the bias."""
+    shares = span.shares()
+    assert shares is not None  # noqa: S101 - the units would have stayed
+    blocks = weight.clone()
+    view = blocks.transpose(0, 1) if effect.shape.transposed else blocks  # (out, in, 1...)
+    device = weight.device
+    columns = view[:, span.lost.to(device)].flatten(1)
+    added = columns @ shares.mT.to(device)  # (out, basis)
+    stays = span.stays.nonzero().flatten().to(device)
+    extra = added[:, 1:] if span.bias else added
+    view[:, stays] += extra.reshape(*extra.shape, *([1] * (view.ndim - 2)))
+    return blocks, added[:, 0].cpu() if span.bias else torch.zeros(added.shape[0])
 
 
 def _carried(effect: Affine, weight: Tensor, chosen: Tensor, carriers: Tensor) -> Tensor:

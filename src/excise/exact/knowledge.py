@@ -20,6 +20,7 @@ from excise.exact import (
     space,
     span,
 )
+from excise.exact.border import Borders, Profile
 from excise.exact.bound import BOUNDS, Bound, Given, of
 from excise.exact.effect import ROWS, Context, Effect, plain_name
 from excise.exact.fact import Fact, Layout
@@ -43,6 +44,7 @@ class Knowledge:
         facts: one for each version.
         bounds: version -> between which numbers its elements lie, for those that have bounds.
         settled: version -> elements that stay the constant they are, whatever else is taken away.
+        profiles: version -> what its channels are inside and at the border, where that is known.
     """
 
     graph: AxisGraph
@@ -52,6 +54,7 @@ class Knowledge:
     facts: tuple[Fact, ...]
     bounds: dict[int, Bound]
     settled: dict[int, Tensor]
+    profiles: dict[int, Profile]
 
 
 def learn(graph: AxisGraph) -> Knowledge:
@@ -77,6 +80,7 @@ def learn(graph: AxisGraph) -> Knowledge:
 
     effects: list[Effect] = []
     shares: set[int] = set()
+    borders = Borders(facts)
     reach = _Reach(steps, facts, _eps(graph))
     with torch.no_grad():
         for step in steps.steps:
@@ -86,10 +90,13 @@ def learn(graph: AxisGraph) -> Knowledge:
             effects.append(effect)
             shares |= {step.outs[0]} if effect.shares else set()
             facts.update(zip(step.outs, effect.outs, strict=True))
+            borders.add(c, effect)
             reach.add(c, effect)
         everything = tuple(fact(v) for v in range(len(steps.refs)))
         settled = reach.settled(effects)
-    return Knowledge(graph, layout, steps, tuple(effects), everything, reach.bounds, settled)
+    return Knowledge(
+        graph, layout, steps, tuple(effects), everything, reach.bounds, settled, borders.profiles
+    )
 
 
 class _Reach:
@@ -146,7 +153,10 @@ class _Reach:
             return {}
         weighed = {effect.weight} if isinstance(effect, affine.Affine) else set()
         ins = [None if i in weighed else bound(v) for i, v in enumerate(c.step.ins)]
-        made = row(Given(c, effect, ins, self.eps, loose))
+        try:
+            made = row(Given(c, effect, ins, self.eps, loose))
+        except Exception:  # noqa: BLE001 - as in `_effect`
+            return {}
         many = made if isinstance(made, list) else [made]
         return {v: b for v, b in zip(c.step.outs, many, strict=False) if b is not None}
 

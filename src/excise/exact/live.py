@@ -17,6 +17,7 @@ from torch import Tensor
 
 from excise.axes import Axis
 from excise.exact.affine import Affine
+from excise.exact.border import Span
 from excise.exact.effect import Marks
 from excise.exact.group import Grouped
 from excise.exact.knowledge import Knowledge
@@ -38,6 +39,7 @@ class Stays(NamedTuple):
             "mixed": f"{self.op}{place} mixes it with other units, so removing it is not exact",
             "constant": f"it is a constant that {self.op}{place} cannot fold away",
             "carrier": f"it carries the constants that the padded {self.op}{place} needs",
+            "border": f"it carries what removed constants are at the border, for {self.op}{place}",
             "counted": "the code computes a constant from the length of its axis",
             "tied": "the model's code ties its axis to another, which keeps its unit",
             "last": "one unit has to stay",
@@ -66,7 +68,7 @@ class Liveness:
         while True:
             while self._sweep():
                 pass
-            if not (self._carry() or self._last() or self._tie()):
+            if not (self._carry() or self._border() or self._last() or self._tie()):
                 self._name_mixers()
                 return
 
@@ -128,6 +130,10 @@ class Liveness:
         if isinstance(effect, Affine) and place == effect.source:
             if self.places[number].kind != "none":
                 missed = missed & ~effect.steady
+            if self._spans(number):
+                version = self.k.program.steps[number].ins[place]
+                known = self.k.profiles[version].known
+                missed = missed & ~known.reshape(1, -1, *([1] * (missed.ndim - 2)))
             known = self.k.facts[step.ins[place]].known
             kind = "constant" if bool((missed & known).any()) else "read"
         return self._restore(step.ins[place], missed, kind, step.op)
@@ -186,6 +192,49 @@ class Liveness:
             step = self.k.program.steps[number]
             marks = effect.back(pick.unsqueeze(0).expand(effect.value.shape))
             changed |= self._restore(step.ins[effect.source], marks, "carrier", step.op)
+        return changed
+
+    def _spans(self, number: int) -> bool:
+        """Whether a step reads profiles, position by position, and its weight may change."""
+        effect = self.k.effects[number]
+        return (
+            isinstance(effect, Affine)
+            and self.k.program.steps[number].ins[effect.source] in self.k.profiles
+            and effect.shape.even
+            and effect.raw.shape[0] == effect.raw.shape[3] == 1
+            and self.places[number].weight is not None
+        )
+
+    def spans(self) -> Iterator[tuple[int, Affine, Place, Span]]:
+        """Every step that loses constants which are not the same at the border."""
+        for number, effect in enumerate(self.k.effects):
+            if not isinstance(effect, Affine) or not self._spans(number):
+                continue
+            version = self.k.program.steps[number].ins[effect.source]
+            lines, marks = effect.wanted_lines(self.wanted(number)), self.marks(version)
+            if lines is None or marks is None:
+                continue
+            profile, place = self.k.profiles[version], self.places[number]
+            gone = effect.rows(marks).any(0)[0]
+            lost = gone & profile.known & ~effect.known[0, 0] & effect.behind(lines)[0, 0]
+            if bool(lost.any()):
+                slot = place.kind in {"bias", "mean", "create"}
+                yield number, effect, place, Span(profile, lost, ~gone & profile.known, slot)
+
+    def _border(self) -> bool:
+        """Let as many profiles stay as it takes to make the others."""
+        changed = False
+        for number, effect, _, span in list(self.spans()):
+            pick = torch.zeros_like(span.lost)
+            pick[span.lacking()] = True
+            kind = "border"
+            if not bool(pick.any()):
+                if span.shares() is not None:
+                    continue
+                pick, kind = span.lost, "constant"
+            step = self.k.program.steps[number]
+            marks = effect.back(pick.reshape(1, 1, -1))
+            changed |= self._restore(step.ins[effect.source], marks, kind, step.op)
         return changed
 
     def _last(self) -> bool:

@@ -17,11 +17,12 @@ class Place(NamedTuple):
 
     `kind` is `bias` or `mean` (`tensor` changes), `create` (the layer `tensor` gets a bias),
     `carrier` (one constant unit stays, and takes over the others' columns of the weight `tensor`)
-    or `none`, with the reason in `tensor`.
+    or `none`, with the reason in `tensor`. `weight` is its own, if it may change.
     """
 
     kind: str
     tensor: str
+    weight: str | None = None
 
 
 def places(k: Knowledge) -> dict[int, Place]:
@@ -62,16 +63,16 @@ class _Finder:
             if effect.bias is not None:
                 bias = self.own(refs[step.ins[effect.bias]].number)
                 if bias is not None:
-                    return Place("bias", bias)
+                    return Place("bias", bias, weight)
             else:
                 mean = self._mean(step.outs[0])
                 if mean is not None:
-                    return Place("mean", mean)
+                    return Place("mean", mean, weight)
                 layer = self._layer(weight)
                 if layer is not None:
-                    return Place("create", layer)
+                    return Place("create", layer, weight)
         if weight is not None:
-            return Place("carrier", weight)
+            return Place("carrier", weight, weight)
         return Place("none", "its weight is shared or computed, and it has no bias of its own")
 
     def _mean(self, version: int) -> str | None:
