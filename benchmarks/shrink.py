@@ -166,18 +166,41 @@ def by_simplify(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def by_ao(model: nn.Module, x: Tensor) -> nn.Module:
-    """torch.ao.pruning's structured pruner, with the given masks."""
+    """torch.ao.pruning's structured pruner, with the given masks, on the layers that it knows.
+
+    It cuts a layer only if it is followed by what one of its patterns lists (no norm, no sum, no
+    dropout), and raises if asked for any other. So it is asked for those that match; where none
+    does, for all, so that it says so itself. Biases are kept (`prune_bias=False`), which is what
+    the masked model computes.
+    """
     del x
     base: Any = importlib.import_module("torch.ao.pruning._experimental.pruner")
     small = permanent(model)
     gone = dead(small)
+    known = _matched(small)
+    chosen = {name: filters for name, filters in gone.items() if name in known} or gone
     layers = dict(small.named_modules())
     pruner = base.SaliencyPruner({})
-    pruner.prepare(small, [{"tensor_fqn": f"{name}.weight"} for name in gone])
-    for name, filters in gone.items():
+    pruner.prepare(small, [{"tensor_fqn": f"{n}.weight", "prune_bias": False} for n in chosen])
+    for name, filters in chosen.items():
         layers[name].parametrizations.weight[0].mask[filters] = False
     out: nn.Module = pruner.prune()
     return out
+
+
+def _matched(model: nn.Module) -> set[str]:
+    """Layers that one of the pruner's patterns begins with."""
+    place = "torch.ao.pruning._experimental.pruner"
+    match: Any = importlib.import_module(f"{place}.match_utils").apply_match
+    base: Any = importlib.import_module(f"{place}.base_structured_sparsifier")
+    patterns = base._get_default_structured_pruning_patterns()  # noqa: SLF001 - its own list
+    traced = torch.fx.symbolic_trace(model)
+    modules = dict(traced.named_modules())
+    return {
+        str(node.target)
+        for node in traced.graph.nodes
+        if any(match(modules, pattern, node, []) is not None for pattern in patterns)
+    }
 
 
 TOOLS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
@@ -225,7 +248,9 @@ def attempt(tool: str, model: nn.Module, x: Tensor) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         return {"missing": str(error)}
     except Exception as error:  # noqa: BLE001 - what a tool cannot do is a result
-        return {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:_SHOWN]}"}
+        text = " ".join(str(error).split())
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
+        return {"failed": f"{type(error).__name__}: {shown}"}
     return out
 
 
@@ -246,7 +271,7 @@ def most(model: nn.Module, x: Tensor) -> int:
     kept = {}
     for axis, gone in found.live.gone.items():
         extra = sum(
-            found.live.reasons[axis.name, unit].kind == "carrier"
+            found.live.reasons[axis.name, unit].kind in {"carrier", "border"}
             for unit in (~gone).nonzero().flatten().tolist()
             if (axis.name, unit) in found.live.reasons
         )
