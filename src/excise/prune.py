@@ -17,7 +17,7 @@ from excise.budget.option import check_values, patterns_of, target_of
 from excise.budget.plan import Options, counted, planned
 from excise.calibration import Batch, batches
 from excise.errors import InvalidTargetError
-from excise.graph import AxisGraph, trace
+from excise.graph import AxisGraph, trace, traced
 from excise.measure import Speedup
 from excise.measure.latency import evaluated
 from excise.measure.replay import watched
@@ -223,4 +223,5 @@ def _scored(
     if data is None:
         raise InvalidTargetError("criterion", f"{name!r} without data", "calibration data with it")
     with evaluated(model):  # in eval mode other operations run, but axes have the same names
-        return score(model, trace(model, *data[0].args, **data[0].kwargs), data)
+        seen = traced(model, data[0].args, data[0].kwargs, real=True)  # as data goes through it
+        return score(model, seen, data)

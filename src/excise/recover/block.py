@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from excise.axes import leaves
 from excise.budget import kept_indices, read_plan
 from excise.errors import CalibrationError, ExampleError
-from excise.graph import AxisGraph, trace
+from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.recover.boundary import Boundary, boundaries
 from excise.trace import Op
@@ -78,7 +78,8 @@ class Blocks:
         try:
             dense.eval()
             small.eval()
-            before, after = trace(dense, *inputs, **kwargs), trace(small, *inputs, **kwargs)
+            before = traced(dense, inputs, kwargs, real=True)
+            after = traced(small, inputs, kwargs, real=True)
         finally:
             for module, training in modes:
                 module.training = training

@@ -18,7 +18,7 @@ from excise.axes import leaves
 from excise.budget import kept_indices, read_plan
 from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers, thinned
 from excise.errors import CalibrationError
-from excise.graph import AxisGraph, trace
+from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
@@ -99,16 +99,16 @@ def refit(
     try:
         dense.eval()
         small.eval()
-        before = trace(dense, *first.args, **first.kwargs)
-        after = trace(small, *first.args, **first.kwargs)
-        work = _Work(before, after, dense, small, plan, rows=rows, weights=weights)
+        before = traced(dense, first.args, first.kwargs, real=True)
+        after = traced(small, first.args, first.kwargs, real=True)
+        work = Work(before, after, dense, small, plan, rows=rows, weights=weights)
         return work.run(batches)
     finally:
         for module, training in modes:
             module.training = training
 
 
-class _Work:
+class Work:
     """Both models' graphs, and what is known of each consumer."""
 
     def __init__(
@@ -137,6 +137,7 @@ class _Work:
         self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
 
     def run(self, batches: Sequence[Batch]) -> Refit:
+        """Walk both models through the data, and repair each consumer when all stand before it."""
         keep = {stream.op for stream in self.streams.values()}
         ops, stops, repairs = self.before.trace.ops, list(self.pairs), []
         with (
@@ -155,7 +156,7 @@ class _Work:
         weight = self.tensors[consumer.weight]
         bias = self.tensors.get(consumer.bias)
         norm = batch_norm_after(self.after, consumer) if bias is None else None
-        shift = self._mean(norm)
+        shift = self.mean(norm)
         matrix = consumer.matrix(weight.detach())
         present = torch.zeros(matrix.shape[:2]) if bias is None else bias.detach()
         found = solve(
@@ -169,7 +170,7 @@ class _Work:
         if found is None:
             known = relative_error(held, matrix, present.reshape(matrix.shape[:2]))
             return Repair(consumer.weight, known, known, None)
-        self._write(consumer, weight, bias, shift, found)
+        self.write(consumer, weight, bias, shift, found)
         return Repair(consumer.weight, found.before, found.after, found.ridge)
 
     def moments(
@@ -221,7 +222,7 @@ class _Work:
             return None
         return torch.from_numpy(kept_indices(term, self.kept)).nonzero().flatten()
 
-    def _mean(self, norm: int | None) -> Tensor | None:
+    def mean(self, norm: int | None) -> Tensor | None:
         """The running mean of a batch norm, which can take a bias."""
         if norm is None:
             return None
@@ -229,7 +230,7 @@ class _Work:
         return self.tensors.get(names.get(self.after.trace.ops[norm].args[3], ""))
 
     @torch.no_grad()
-    def _write(
+    def write(
         self,
         consumer: Consumer,
         weight: Tensor,
@@ -237,6 +238,7 @@ class _Work:
         shift: Tensor | None,
         found: Solution,
     ) -> None:
+        """Write a solution into the small model; a norm without a bias before it takes the shift."""
         weight.copy_(consumer.weight_of(found.matrix, weight))
         if bias is not None:
             bias.copy_(found.bias.reshape(bias.shape))

@@ -76,7 +76,8 @@ def scaled(
         weighs layers by a measured loss; here the squared change of all outputs, which needs no
         labels and no logits.
     """
-    wanted = [_outputs(model, batch, {}) for batch in batches]
+    ends = _ends(graph)
+    wanted = [_outputs(model, batch, {}, ends) for batch in batches]
     found = {}
     for name, curve in curves.values.items():
         count = max(1, round(_SHARE * len(curve.order)))
@@ -86,7 +87,7 @@ def scaled(
             for c, matrix in weights.items()
             if (change := _refitted(graph, c, taken, matrix, moments)) is not None
         }
-        moved = [_outputs(model, batch, changes) for batch in batches]
+        moved = [_outputs(model, batch, changes, ends) for batch in batches]
         local = curve.cost[count - 1]
         scale = _distance(wanted, moved) / local if local > 0 else 1.0
         found[name] = Curve(curve.order, tuple(scale * cost for cost in curve.cost))
@@ -121,13 +122,23 @@ def _refitted(
     return Change(consumer.weight_of(new, like.detach()), shift.to(like.dtype))
 
 
+def _ends(graph: AxisGraph) -> frozenset[int]:
+    """Which outputs count: what the model itself goes on to read, as a cache, is no result."""
+    read = {ref for op in graph.trace.ops for ref in op.inputs()}
+    every = [i for i, _ in enumerate(graph.trace.outputs)]
+    return frozenset([i for i in every if graph.trace.outputs[i][1] not in read] or every)
+
+
 def _outputs(
-    model: nn.Module, batch: Batch, changes: Mapping[int, tuple[Consumer, Change]]
+    model: nn.Module,
+    batch: Batch,
+    changes: Mapping[int, tuple[Consumer, Change]],
+    ends: frozenset[int],
 ) -> list[Tensor]:
     shell = copied(model, {id(t): t for _, t in named_tensors(model)})
-    with torch.no_grad():
-        out = run(shell, _Changed(changes), batch.args, batch.kwargs)
-    return [t.double() for _, t in output_leaves(out) if t.is_floating_point()]
+    out = run(shell, _Changed(changes), batch.args, batch.kwargs)
+    leaves = [t for i, (_, t) in enumerate(output_leaves(out)) if i in ends]
+    return [t.double() for t in leaves if t.is_floating_point()]
 
 
 def _distance(wanted: Sequence[list[Tensor]], moved: Sequence[list[Tensor]]) -> float:
