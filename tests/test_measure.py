@@ -169,3 +169,28 @@ def test_counts_are_said_with_a_prefix(value: float, unit: str, said: str) -> No
 )
 def test_sizes_are_said_in_decimal_units(value: float, said: str) -> None:
     assert units.size(value) == said
+
+
+@pytest.mark.parametrize(
+    ("quantity", "of"),
+    [
+        ("parameters", measure.params), ("file bytes", measure.file_bytes),
+        ("memory bytes", measure.memory_bytes), ("latency", measure.latency),
+        ("speedup", lambda wrong: measure.speedup(nn.Linear(2, 2), wrong, torch.zeros(1, 2))),
+        ("latency", lambda wrong: measure.speedup(wrong, nn.Linear(2, 2), torch.zeros(1, 2))),
+        ("parameters", measure.everything),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrong", [3, "resnet18", None, nn.Linear])
+def test_what_is_no_module_is_refused(quantity: str, of: Any, wrong: Any) -> None:
+    with pytest.raises(MeasureError) as caught:
+        of(wrong)
+    assert caught.value.quantity == quantity
+    assert "do: pass a torch.nn.Module." in str(caught.value)
+
+
+def test_one_is_no_plural() -> None:
+    assert units.count(1, "units") == "1 unit"
+    assert units.count(1, "axes") == "1 axis"
+    assert units.count(2, "axes") == "2 axes"
+    assert units.count(1, "MACs") == "1 MAC"

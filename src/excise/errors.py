@@ -379,12 +379,10 @@ class MeasureError(ExciseError, RuntimeError):
 
     quantity: str
     reason: str
+    do: str = "pass inputs with which `model(*inputs, **kwargs)` works"
 
     def __str__(self) -> str:
-        return (
-            f"{self.quantity} cannot be measured: {self.reason}.\n"
-            f"  do: pass inputs with which `model(*inputs, **kwargs)` works."
-        )
+        return f"{self.quantity} cannot be measured: {self.reason}.\n  do: {self.do}."
 
 
 @dataclass(eq=False)

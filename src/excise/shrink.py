@@ -106,14 +106,16 @@ class Shrinkage:
         left = sum(layer.left_zeros for layer in d.layers)
         zero = (
             f"{units.count(d.zeros, 'parameters')} ({100 * d.zeros / max(d.params, 1):.1f} %)",
-            f"{empty} empty filters",
-            f"{units.count(left, 'zeros')} stay",
+            units.count(empty, "empty filters"),
+            f"{units.count(left, 'zeros')} stay{'' if left != 1 else 's'}",
         )
         count = sum(n for n, _ in d.removed_units.values())
         removed = (
             units.count(d.removed_params, "parameters"),
-            f"{count} units of {len(d.removed_units)} axes",
-            f"{len(d.folded)} tensors took up constants" if d.folded else "no constant to fold",
+            f"{units.count(count, 'units')} of {units.count(len(d.removed_units), 'axes')}",
+            f"{units.count(len(d.folded), 'tensors')} took up constants"
+            if d.folded
+            else "no constant to fold",
         )
         kept = self.bought.kept()
         bought = tuple(f"{name}: {100 * share:.1f} % left" for name, share in kept.items())
@@ -121,15 +123,16 @@ class Shrinkage:
 
     def __str__(self) -> str:
         zero, removed, bought = self.columns()
+        many = units.count(len(self.checks), "comparisons")
         lines = [
             f"zero:    {'; '.join(zero)}",
             f"removed: {'; '.join(removed)}",
             f"bought:  {'; '.join(bought)}",
-            f"equal:   worst relative difference {self.worst:.2g}, {len(self.checks)} comparisons",
+            f"equal:   worst relative difference {self.worst:.2g}, {many}",
         ]
         if self.flushed:
             moved = f"outputs moved by up to {self.change:.2g}, measured"
-            lines.append(f"flushed: {self.flushed} values; {moved}")
+            lines.append(f"flushed: {units.count(self.flushed, 'values')}; {moved}")
         lines += [f"{layer.name}: {layer.says}" for layer in self.diagnosis.layers if layer.says]
         return "\n".join(lines)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+_ONE = {"axes": "axis"}
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def count(number: float, unit: str) -> str:
     """Render a count with a decimal prefix: `count(4_089_000_000, "MACs")` is `'4.09 GMACs'`.
 
-    >>> count(25_557_032, "parameters"), count(12, "MACs")
-    ('25.6 M parameters', '12 MACs')
+    >>> count(25_557_032, "parameters"), count(12, "MACs"), count(1, "units")
+    ('25.6 M parameters', '12 MACs', '1 unit')
     """
     for step, prefix in _STEPS:
         if number >= step:
             gap = "" if unit[:1].isupper() else " "
             return f"{number / step:.3g} {prefix}{gap}{unit}"
+    if number == 1:
+        unit = _ONE.get(unit, unit.removesuffix("s"))
     return f"{number:.0f} {unit}"
 
 

@@ -9,7 +9,7 @@ from excise import units
 from excise.cli import input as example_input
 from excise.cli.console import emit, progress, show
 from excise.cli.model import resolve
-from excise.cli.option import Inputs, Json, Model, Weights
+from excise.cli.option import Atol, Inputs, Json, Model, Weights
 from excise.exact import Diagnosis
 
 
@@ -17,6 +17,7 @@ def explain(
     model: Model,
     inputs: Inputs = None,
     weights: Weights = None,
+    atol: Atol = 0.0,
     as_json: Json = False,  # noqa: FBT002 - how typer spells a flag
 ) -> None:
     """Tell which zeros can go exactly, why the others stay, and what to do next; builds nothing."""
@@ -24,7 +25,7 @@ def explain(
     with progress(f"reading {model}"):
         made = source.model()
         args, kwargs = example_input.example(made, model, inputs)
-        found = diagnose(made, *args, **kwargs)
+        found = diagnose(made, *args, atol=atol, **kwargs)
     if as_json:
         emit({"command": "explain", "model": model, **found.to_dict()})
         return

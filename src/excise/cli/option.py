@@ -38,4 +38,5 @@ Weights = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+Atol = Annotated[float, typer.Option(help="Weights of at most this size count as zero.")]
 Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Measure milliseconds.")]

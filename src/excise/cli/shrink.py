@@ -8,17 +8,16 @@ from typing import Annotated, Optional
 import typer
 from rich.table import Table
 
-from excise import save
+from excise import save, units
 from excise import shrink as cut
 from excise.cli import input as example_input
 from excise.cli.console import emit, progress, show
 from excise.cli.explain import layer_table
 from excise.cli.model import resolve
-from excise.cli.option import Inputs, Json, Model, Timed, Weights
+from excise.cli.option import Atol, Inputs, Json, Model, Timed, Weights
 from excise.cli.table import report_table
 from excise.shrink import Shrinkage
 
-Atol = Annotated[float, typer.Option(help="Weights of at most this size count as zero.")]
 Flush = Annotated[bool, typer.Option("--flush-subnormals", help="Subnormal weights become zero.")]
 Output = Annotated[
     Optional[Path],  # noqa: UP045 - typer reads this at run time on every Python
@@ -50,11 +49,12 @@ def shrink(  # noqa: PLR0917 - typer passes every option by place
         saved = None if output is None else str(output)
         emit({"command": "shrink", "model": model, **report.to_dict(), "saved": saved})
         return
+    many = units.count(len(report.checks), "comparisons")
     show(
         _columns(report),
         report_table(report.bought),
         layer_table(report.diagnosis),
-        f"equal: worst relative difference {report.worst:.2g} in {len(report.checks)} comparisons",
+        f"equal: worst relative difference {report.worst:.2g} in {many}",
         "not saved: pass -o small.safetensors" if output is None else f"saved: {output}",
     )
 

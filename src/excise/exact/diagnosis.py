@@ -106,7 +106,8 @@ class Diagnosis:
             what = f"{units.count(left, 'zeros')} stay scattered ({share})"
             out.append(f"{what}: store them sparse, or prune whole filters with excise.prune")
         if self.subnormal:
-            out.append(f"flush_subnormals=True sets {self.subnormal} subnormal values to zero")
+            many = units.count(self.subnormal, "subnormal values")
+            out.append(f"flush_subnormals=True sets {many} to zero")
         if not self.zeros:
             out.append("nothing is zero: excise.prune chooses what to remove")
         return tuple(out)
@@ -117,7 +118,7 @@ class Diagnosis:
 
     def __str__(self) -> str:
         share = 100 * self.zeros / self.params if self.params else 0.0
-        many = f"in {sum(n for n, _ in self.removed_units.values())} units"
+        many = "in " + units.count(sum(n for n, _ in self.removed_units.values()), "units")
         lines = [
             f"zero: {units.count(self.zeros, 'parameters')} of {self.params:,} ({share:.1f} %)",
             f"removable exactly: {units.count(self.removed_params, 'parameters')} {many}",

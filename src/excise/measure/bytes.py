@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.errors import MeasureError
-from excise.measure.view import View
+from excise.measure.view import View, check
 
 # The dtypes of the safetensors format; a writer puts the last of them first.
 _WRITTEN = (
@@ -45,8 +45,9 @@ def file_bytes(model: nn.Module) -> int:
         model: any module. Not touched, and not run.
 
     Raises:
-        MeasureError: the format has no code for a tensor's dtype.
+        MeasureError: the format has no code for a tensor's dtype, or the model is no module.
     """
+    check(model, "file bytes")
     tensors: dict[View, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor):
@@ -74,7 +75,11 @@ def memory_bytes(model: nn.Module) -> int:
 
     Args:
         model: any module. Not touched, and not run.
+
+    Raises:
+        MeasureError: the model is no module.
     """
+    check(model, "memory bytes")
     held: dict[int, int] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         for part in _parts(tensor):

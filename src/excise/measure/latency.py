@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from excise.errors import MeasureError
+from excise.measure.view import check
 from excise.units import milliseconds
 
 _ENOUGH_S = 1.0  # a median over a second evens out what other processes do
@@ -106,6 +107,7 @@ def hardware(device: torch.device) -> str:
 
 def device_of(model: nn.Module, inputs: Any, kwargs: Any) -> torch.device:
     """Where the pass runs: an accelerator if any input or parameter is on one."""
+    check(model, "latency")
     tensors = [leaf for leaf in tree_leaves((inputs, kwargs)) if isinstance(leaf, Tensor)]
     devices = [tensor.device for tensor in (*tensors, *model.parameters())]
     return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from excise.errors import MeasureError
-from excise.measure.view import View
+from excise.measure.view import View, check
 
 
 def params(model: nn.Module) -> int:
@@ -18,8 +18,9 @@ def params(model: nn.Module) -> int:
         model: any module. Not touched, and not run.
 
     Raises:
-        MeasureError: a lazy parameter has no shape yet.
+        MeasureError: a lazy parameter has no shape yet, or the model is no module.
     """
+    check(model, "parameters")
     seen: set[View] = set()
     total = 0
     for name, parameter in model.named_parameters():

@@ -13,6 +13,7 @@ from torch import nn
 from excise import units
 from excise.errors import MeasureError
 from excise.measure.latency import Latency, device_of, hardware, quiet, timed
+from excise.measure.view import check
 
 _TURN_S = 0.05  # one model's turn: long enough for the clock, short enough for the same weather
 _FEWEST, _MOST = 9, 400
@@ -107,6 +108,7 @@ def speedup(
     """
     if not 0 < seconds < float("inf"):
         raise MeasureError("speedup", f"seconds={seconds!r} is no duration")
+    check(after, "speedup")
     device = device_of(before, inputs, kwargs)
     pair = (before, after)
     turns: tuple[list[_Turn], list[_Turn]] = ([], [])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from excise.errors import MeasureError
 
 
 class View(NamedTuple):
@@ -30,3 +32,14 @@ class View(NamedTuple):
             tensor.stride(),
             tensor.dtype,
         )
+
+
+def check(model: object, quantity: str) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        MeasureError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise MeasureError(quantity, f"{kind!r} is no model", "pass a torch.nn.Module")
