@@ -128,6 +128,65 @@ def rotary_complex() -> Any:
     return Framed(Interleaved()), (tokens(6),)
 
 
+class Partly(nn.Module):
+    """Complex rotary positions on the last part of a head: torch wants its rows even."""
+
+    def __init__(self, width: int = 24, heads: int = 2, plain: int = 6, turned: int = 4) -> None:
+        super().__init__()
+        self.heads, self.plain, self.turned = heads, plain, turned
+        self.q, self.k = (nn.Linear(width, heads * (plain + turned)) for _ in range(2))
+        self.v, self.o = nn.Linear(width, heads * 8), nn.Linear(heads * 8, width)
+
+    def turn(self, x: Tensor) -> Tensor:
+        """Turn the last part by its position."""
+        plain, turned = x.split([self.plain, self.turned], dim=-1)
+        angle = torch.outer(torch.arange(x.shape[2]), torch.arange(self.turned // 2) + 1.0)
+        pairs = torch.view_as_complex(turned.reshape(*turned.shape[:-1], -1, 2))
+        turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(3)
+        return torch.cat([plain, turned], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention with a part that does not turn."""
+        b, n, _ = x.shape
+        q, k, v = (
+            f(x).view(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        return self.o(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+@case()
+def rotary_complex_on_a_part() -> Any:
+    return Framed(Partly()), (tokens(6),)
+
+
+class Windowed(Fused):
+    """Attention within overlapping windows that are read by `as_strided`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows of four, two apart; each position is read back from the first that has it."""
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = (self.windows(t.reshape(b * self.num_heads, n, self.head_dim)) for t in (q, k, v))
+        y = (q @ k.transpose(-2, -1) / 2.0).softmax(-1) @ v
+        y = torch.cat([y[:, 0], y[:, 1:, 2:].flatten(1, 2)], 1)
+        y = y.view(b, self.num_heads, n, self.head_dim).transpose(1, 2)
+        return self.proj(y.reshape(b, n, c))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def windows(x: Tensor) -> Tensor:
+        """As Longformer cuts its chunks."""
+        x = x.view(x.shape[0], x.shape[1] // 4, 4, x.shape[2])
+        size, stride = list(x.shape), list(x.stride())
+        size[1], stride[1] = size[1] * 2 - 1, stride[1] // 2
+        return x.as_strided(size, stride)
+
+
+@case()
+def overlapping_windows() -> Any:
+    return Framed(Windowed()), (torch.randn(2, 8, 6),)
+
+
 class Einsum(nn.Module):
     """Weights with a dimension for each thing, and einsum."""
 

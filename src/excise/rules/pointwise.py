@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from excise.axes import Clash, pin
+from excise.axes import Clash, Term, pin, unify
 from excise.rules.table import POINTWISE, RANDOM, Scope, broadcast, rule
-from excise.trace import Op
+from excise.trace import Op, Ref
 
 POINTWISE |= {
     "detach",
@@ -104,20 +104,30 @@ def pointwise(s: Scope, op: Op) -> None:
         if shape == (0,):  # log_sigmoid's unused buffer
             s.put(out, [s.fresh(0)])
             continue
-        try:
-            dims = broadcast(s, [t for t in tensors if len(s.shape(t)) <= len(shape)], shape)
-        except Clash as clash:
-            _pin_dims(s, op, shape, str(clash))
-            dims = [s.fresh(n, "inputs that do not line up") for n in shape]
+        dims = _broadcast(s, op, [t for t in tensors if len(s.shape(t)) <= len(shape)], shape)
         if op.name.removesuffix("_") in RANDOM:
             s.mix("random", *dims)
         s.put(out, dims)
 
 
-def _pin_dims(s: Scope, op: Op, shape: tuple[int, ...], reason: str) -> None:
-    for ref in op.inputs():
-        for term in s.get(ref):
-            pin(term, s.why(f"inputs of {op.name} do not line up: {reason}"))
+def _broadcast(s: Scope, op: Op, tensors: list[Ref], shape: tuple[int, ...]) -> list[Term]:
+    """As `broadcast`; where a dimension does not line up, it alone is pinned."""
+    try:
+        return broadcast(s, tensors, shape)
+    except Clash:
+        dims: list[Term] = []
+    for i, length in enumerate(shape):
+        given = [(ref, i - len(shape) + len(s.shape(ref))) for ref in tensors]
+        terms = [s.get(ref)[j] for ref, j in given if j >= 0 and s.shape(ref)[j] == length != 1]
+        try:
+            for term in terms[1:]:
+                unify(terms[0], term)
+            dims.append(terms[0] if terms else s.free(length))
+        except Clash as clash:
+            for term in terms:
+                pin(term, s.why(f"inputs of {op.name} do not line up: {clash}"))
+            dims.append(s.fresh(length, "inputs that do not line up"))
+    return dims
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "roll", "tril", "triu")

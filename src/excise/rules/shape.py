@@ -7,6 +7,7 @@ import math
 
 from excise.axes import Clash, Term, cut_head, flat, pin, size
 from excise.rules.table import Scope, places, rule
+from excise.rules.told import windows
 from excise.trace import Op
 
 
@@ -167,8 +168,16 @@ def repeat_interleave(s: Scope, op: Op) -> None:
 
 @rule("as_strided")
 def as_strided(s: Scope, op: Op) -> None:
-    """Nothing is understood: even with the same shape, the strides may transpose."""
-    raise Clash("as_strided reads memory directly")
+    """Windows that overlap, between dimensions that are carried on; nothing else is understood."""
+    found = windows(op, s.shape(op.args[0]))
+    if found is None:
+        raise Clash("as_strided reads memory directly")
+    dims, front, back, _ = s.get(op.args[0]), *found
+    inner = len(dims) - back
+    for term in dims[front:inner]:
+        s.pin(term, "a window slides over it")
+    made = s.shape(op.outs[0])[front : len(s.shape(op.outs[0])) - back]
+    s.put(op.outs[0], [*dims[:front], *(s.fresh(n) for n in made), *dims[inner:]])
 
 
 @rule("diagonal", "diag_embed", "movedim")

@@ -268,6 +268,8 @@ class Recorder(Tape):
         if self.fresh > _MOST:
             self.forget()
         frozen, kept = self.freeze(args), self.freeze(kwargs) if kwargs else {}
+        if name == "as_strided":
+            kept["layout"] = (*args[0].stride(), args[0].storage_offset())
         out = self.inside(func, args, kwargs)
         if name.endswith("_"):
             self.forget_reshaped(out)

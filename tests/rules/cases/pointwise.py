@@ -35,6 +35,10 @@ def _checked(x: Tensor) -> Tensor:
     return x + 1
 
 
+def _across(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return torch.cat([x, y]) + z.view(8, -1)
+
+
 def _read_out(x: Tensor) -> Tensor:
     return x * (2.0 if float(x.square().sum()) >= 0 else 3.0)
 
@@ -147,6 +151,12 @@ def _random(function: Callable[..., Tensor]) -> Case:
 
 
 CASES = (
+    Case(
+        "add where one dimension does not line up",
+        "A d, B d, C E d -> F d",
+        _across,
+        (real(3, 4), real(5, 4), real(4, 2, 4)),
+    ),
     *(Case(f.__name__, "n c -> n c", f, (real(3, 4),)) for f in ONE),
     *(Case(f"{f.__name__} of two", "n c, n c -> n c", f, (real(3, 4), real(3, 4))) for f in TWO),
     *(_random(f) for f in RANDOM),

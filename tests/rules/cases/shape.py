@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from tests.rules.oracle import Case, real
 
 aten = torch.ops.aten
+
+
+def _windows(x: Tensor) -> Tensor:
+    """Windows of four, two apart."""
+    n, s, d = x.stride()
+    return x.as_strided((x.shape[0], 3, 4, x.shape[2]), (n, 2 * s, s, d))
+
+
+def _every_other(x: Tensor) -> Tensor:
+    return x.as_strided((4, x.shape[1]), (2 * x.stride(0), 1))
+
+
 CASES = (
     Case(
         "view merge",
@@ -50,6 +63,9 @@ CASES = (
         ((6, 0, 4, 5),),
     ),
     Case("view past none", "A 0 B -> 0 C", lambda x: x.view(0, 12), (real(3, 0, 4),)),
+    Case("as_strided over windows", "n S d -> n T U d", _windows, (real(2, 8, 3),)),
+    Case("as_strided within a dimension", "A b -> B b", _every_other, (real(8, 3),)),
+    Case("as_strided across", "A B -> C D", lambda x: x.as_strided((3, 4), (6, 1)), (real(4, 5),)),
     Case("view to a scalar", "1 1 -> ()", lambda x: x.view(()), (real(1, 1),)),
     Case(
         "view merge, then split",
