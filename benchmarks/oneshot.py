@@ -62,8 +62,8 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "resnet20": Setting(2000),
-    "resnet56": Setting(2000),
-    "vit": Setting(2000),
+    "resnet56": Setting(1000),
+    "vit": Setting(1000),
     "efficientnet_lite0": Setting(250, samples=256, peers=("L2", "BN scale", "Taylor", "FPGM")),
     "minilm": Setting(1379, peers=("L1", "L2", "Taylor", "activation", "random")),
     "stories260k": Setting(100, (0.8,), "keep_params"),
@@ -71,7 +71,8 @@ SETTINGS = {
     "dncnn": Setting(6),
     "g2p": Setting(1000),
 }
-OWN = ("excise", "magnitude", "random", "flap")
+OWN = ("excise", "excise, blocks", "magnitude", "random", "flap")
+BLOCK_STEPS = 100  # of "excise, blocks"
 
 
 class Subject:
@@ -146,11 +147,12 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
         return peer_cut(subject, keep, method)
     model, graph = subject.model, subject.graph
     budget = {subject.setting.target: keep}
-    if method == "excise":
+    if method.startswith("excise"):
         found = excise.prune(
             model,
             *subject.example,
             calibration=[b.args for b in subject.batches],
+            reconstruct=BLOCK_STEPS if method.endswith("blocks") else 0,
             latency=False,
             **budget,
         )

@@ -50,13 +50,18 @@ class Cut:
         self.model, self.example, self.batches = model, example, batches
         self.loss, self.count = loss, count
         self.inner = False
+        self.grads: dict[str, dict[str, Tensor]] = {}
 
     def at(self, criterion: str, ratio: float, *, everywhere: bool) -> nn.Module:
         """A copy, cut; `everywhere` ranks all layers together instead of each alone."""
         small = copy.deepcopy(self.model)
         importance = CRITERIA[criterion]()
         if criterion in {"Taylor", "Hessian"}:
-            self.gradients(small, importance if criterion == "Hessian" else None)
+            if criterion not in self.grads:
+                self.grads[criterion] = self.gradients(single=criterion == "Hessian")
+            for name, parameter in small.named_parameters():
+                grad = self.grads[criterion].get(name)
+                parameter.grad = None if grad is None else grad.clone()
         heads = attention(small)
         pruner = tp.pruner.BasePruner(
             small,
@@ -86,22 +91,29 @@ class Cut:
             small.eval()(*self.batches[0][0])
         return small
 
-    def gradients(self, small: nn.Module, hessian: Any) -> None:
-        """Leave in `.grad` what its gradient criteria read."""
-        if hessian is None:
+    def gradients(self, *, single: bool) -> dict[str, Tensor]:
+        """What its gradient criteria read in `.grad`, by name, taken once for all ratios.
+
+        The mean gradient for Taylor; with `single` the mean over samples of the squared gradient,
+        as its `accumulate_grad` adds it up for the Hessian.
+        """
+        model, seen = copy.deepcopy(self.model), 0
+        if not single:
             for args, target in self.batches:
-                self.loss(small, args, target).mean().backward()
-            return
-        hessian.zero_grad()
-        seen = 0
+                self.loss(model, args, target).mean().backward()
+            return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        total: dict[str, Tensor] = {}
         for args, target in self.batches:
-            for each in self.loss(small, args, target):
-                if seen >= SINGLE:
-                    return
-                small.zero_grad()
+            for each in self.loss(model, args, target)[: SINGLE - seen]:
+                model.zero_grad()
                 each.backward(retain_graph=True)
-                hessian.accumulate_grad(small)
                 seen += 1
+                for name, p in model.named_parameters():
+                    if p.grad is not None:
+                        total[name] = total.get(name, torch.zeros_like(p)) + p.grad.square()
+            if seen >= SINGLE:
+                break
+        return {name: value.detach() / seen for name, value in total.items()}
 
     def ignored(self, small: nn.Module) -> list[nn.Module]:
         """The last layer, tied ones, and with `inner` whatever writes to a residual stream."""
@@ -117,21 +129,22 @@ class Cut:
         Raises:
             Exception: what the tool or the network says where no cut runs.
         """
-        low, high, best = 0.0, 0.95, (math.inf, None, 0.0)
+        low, high, best = (0.0, 1.0), (0.95, 0.0), (math.inf, None, 0.0)
         errors: list[Exception] = []
         for _ in range(STEPS):
-            ratio = (low + high) / 2
+            share = (low[1] - keep) / max(1e-9, low[1] - high[1])  # as if it were linear between
+            ratio = low[0] + (high[0] - low[0]) * min(0.9, max(0.1, share))
             try:
                 small = self.at(criterion, ratio, everywhere=everywhere)
                 kept = self.count(small)
             except Exception as error:  # noqa: BLE001 - the tool's own
                 errors.append(error)
-                high = ratio
+                high = (ratio, high[1])
                 continue
             best = min(best, (abs(kept - keep), small, kept), key=lambda found: found[0])
             if best[0] < 0.01 * keep:
                 break
-            low, high = (ratio, high) if kept > keep else (low, ratio)
+            low, high = ((ratio, kept), high) if kept > keep else (low, (ratio, kept))
         if best[1] is None or best[0] > COARSEST * keep:
             if errors:
                 raise errors[-1]

@@ -13,6 +13,7 @@ from excise.calibration import Batch
 from excise.scores.curve import Curve
 from excise.scores.obs import Level, obs
 from tests.calibration.network import doubled
+from tests.recover.network import Cached
 
 N = 4000
 
@@ -136,3 +137,21 @@ def test_probing_changes_nothing() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     obs(model, excise.trace(model, x[:2]), [Batch((x,), {})])
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_a_cache_does_not_weigh_what_the_result_hears() -> None:
+    """Handed-out values of a later layer are no results: their changes count for nothing."""
+
+    class Plain(Cached):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            found: Tensor = super().forward(x)[0]
+            return found
+
+    torch.manual_seed(0)
+    cached, plain = Cached(), Plain()
+    plain.load_state_dict(cached.state_dict())
+    x = torch.randn(256, 6, dtype=torch.float64)
+    with_cache, without = (
+        obs(m, excise.trace(m, x[:2]), [Batch((x,), {})]).values for m in (cached, plain)
+    )
+    assert with_cache["stem"].cost == pytest.approx(without["stem"].cost)

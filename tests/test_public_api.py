@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 import excise
-from excise import errors, measure, scores
+from excise import errors, measure, recover, scores
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
     "AxisGraph", "ExciseError", "Group", "Pin", "Plan", "Pruned", "Scores", "Shrinkage", "Shrunk",
     "Sparsified", "Verdict", "errors", "explain", "load", "measure", "plan", "plan_units", "prune",
-    "remove", "rules", "save", "scores", "shrink", "sparsify", "trace", "verify",
+    "recover", "remove", "rules", "save", "scores", "shrink", "sparsify", "trace", "verify",
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{module.__name__}.{name}": value
-    for module in (excise, measure, scores)
+    for module in (excise, measure, recover, scores)
     for name in module.__all__
     if inspect.isfunction(value := getattr(module, name))
 }
@@ -38,7 +38,7 @@ def test_the_names_behind_the_front_door() -> None:
     assert len(set(excise.__all__)) == len(excise.__all__)
 
 
-@pytest.mark.parametrize("module", [excise, measure, scores, excise.files, excise.report])
+@pytest.mark.parametrize("module", [excise, measure, recover, scores, excise.files, excise.report])
 def test_every_name_is_there_and_documented(module: ModuleType) -> None:
     for name in module.__all__:
         value = getattr(module, name)

@@ -1,6 +1,6 @@
 """Pruning that removes: read a network's axes, plan the cut, cut, prove it, keep it."""
 
-from excise import errors, measure, rules, scores
+from excise import errors, measure, recover, rules, scores
 from excise.budget import plan, plan_units
 from excise.errors import ExciseError
 from excise.files import load, save
@@ -33,6 +33,7 @@ __all__ = [
     "plan",
     "plan_units",
     "prune",
+    "recover",
     "remove",
     "rules",
     "save",

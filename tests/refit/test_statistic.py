@@ -1,0 +1,64 @@
+"""Batch norm statistics: those of the data, and nothing else is touched."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+import excise
+from excise.calibration import Batch
+from excise.refit import recalibrate, refit
+from tests.calibration.network import doubled
+
+
+def normed() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    return model.double().eval()
+
+
+X = torch.randn(40, 3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_statistics_become_those_of_the_data() -> None:
+    model = normed()
+    before = copy.deepcopy(model.state_dict())
+    assert recalibrate(model, [Batch((x,), {}) for x in X.split(10)]) == 1
+    with torch.no_grad():
+        made = model[1](X)  # in eval mode nothing is dropped
+    norm = model[2]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert torch.allclose(norm.running_mean, made.mean((0, 2, 3)))
+    each: list[Tensor] = [part.var((0, 2, 3)) for part in made.split(10)]
+    assert torch.allclose(norm.running_var, torch.stack(each).mean(0))
+    kept = {"1.weight", "1.bias", "2.weight", "2.bias", "2.num_batches_tracked"}
+    assert all(torch.equal(before[name], model.state_dict()[name]) for name in kept)
+    assert norm.momentum == 0.1
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_model_without_norms_is_left_alone() -> None:
+    model = nn.Linear(3, 3)
+    assert recalibrate(model, [Batch((torch.randn(2, 3),), {})]) == 0
+    assert model.training
+
+
+def test_biases_alone_make_up_for_means_and_leave_weights() -> None:
+    model = doubled()
+    x = torch.randn(64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    graph = excise.trace(model, x[:2])
+    plan = excise.plan_units(graph, {"hidden": range(4)})
+    small = excise.remove(model, plan)
+    old = {n: p.detach().clone() for n, p in small.named_parameters()}
+    found = refit(model, small, plan, [Batch((part,), {}) for part in x.split(8)], weights=False)
+    changed = {n for n, p in small.named_parameters() if not torch.equal(old[n], p)}
+    assert changed
+    assert all(name.endswith("bias") for name in changed)
+    assert all(repair.ridge is None for repair in found.repairs)
+    with torch.no_grad():
+        off = (model(x) - small(x)).mean(0).abs().max()
+    assert float(off) < 1e-2
