@@ -20,7 +20,7 @@ FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("trace", "rules", "layers", "packing"),
     ("equality", "graph"),
     ("uniform", "plan", "calibration", "scores", "measure"),
-    ("budget", "surgery", "exact", "refit", "recover"),
+    ("budget", "surgery", "exact", "refit", "zero", "recover"),
     ("verify",),
     ("files", "report", "prune", "shrink", "sparse"),
     ("testing", "demo", "cli", "__main__"),

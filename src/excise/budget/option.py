@@ -115,16 +115,25 @@ def protected(graph: AxisGraph, patterns: Iterable[str]) -> set[Axis]:
     Raises:
         UnknownModuleError: a pattern that matches nothing.
     """
+    names = matching(graph, patterns)
+    return {leaf for name in names for term in graph.dims(name) for leaf in leaves(term)}
+
+
+def matching(graph: AxisGraph, patterns: Iterable[str]) -> set[str]:
+    """The tensors that match, or lie in a module that does.
+
+    Raises:
+        UnknownModuleError: a pattern that matches nothing.
+    """
     names = list(graph.trace.names)
     modules = {name for name, _ in graph.stage.model.named_modules() if name}
-    found: set[Axis] = set()
+    found: set[str] = set()
     for pattern in patterns:
         inside = [n for n in names if _matches(n, pattern)]
         if not inside and not any(fnmatch.fnmatchcase(m, pattern) for m in modules):
             close = difflib.get_close_matches(pattern, [*modules, *names], n=3)
             raise UnknownModuleError(pattern, tuple(close))
-        for name in inside:
-            found |= {leaf for term in graph.dims(name) for leaf in leaves(term)}
+        found.update(inside)
     return found
 
 
