@@ -48,7 +48,21 @@ class Read(nn.Module):
         return nn.functional.linear(x, self.kernel)
 
 
-IMAGE, ROWS = (2, 3, 9, 9), (2, 5)
+class Series(nn.Module):
+    """A recurrent layer that reads constants."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.first = zeroed(nn.Linear(3, 6), 3)
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run."""
+        out: Tensor = self.layer(torch.sigmoid(self.first(x)))[0]
+        return out
+
+
+IMAGE, ROWS, SERIES = (2, 3, 9, 9), (2, 5), (2, 5, 3)
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, tuple[str, ...], int]] = {
     # what is built, input shape, units that go, tensors that take up constants, carriers
     "bias": (
@@ -151,6 +165,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, tuple[str,
         ),
         IMAGE, 30, ("2.weight", "4.weight", "4.bias"), 16,
     ),
+    "inputs of an LSTM": (
+        lambda: Series(nn.LSTM(6, 4, 2, batch_first=True, bidirectional=True)),
+        SERIES, 3, ("layer.bias_ih_l0", "layer.bias_ih_l0_reverse"), 0,
+    ),
+    "inputs of a GRU": (
+        lambda: Series(nn.GRU(6, 4, batch_first=True)), SERIES, 3, ("layer.bias_ih_l0",), 0,
+    ),
+    "inputs of a plain recurrent layer": (
+        lambda: Series(nn.RNN(6, 4, batch_first=True)), SERIES, 3, ("layer.bias_ih_l0",), 0,
+    ),
+    "a recurrent layer without a bias keeps constants": (
+        lambda: Series(nn.GRU(6, 4, batch_first=True, bias=False)), SERIES, 0, (), 0,
+    ),
     "a layer norm mixes": (
         lambda: nn.Sequential(zeroed(nn.Linear(5, 6), 3), nn.LayerNorm(6), nn.Linear(6, 4)),
         ROWS, 0, (), 0,
@@ -168,7 +195,7 @@ def test_constants_are_folded(name: str, tmp_path: Path) -> None:
     assert sum(map(len, report.plan.removed.values())) == count
     assert report.diagnosis.folded == folded
     assert report.diagnosis.carriers == carriers
-    sizes = [tuple(n + 6 for n in shape[2:])]
+    sizes = [tuple(n + 6 for n in shape[2:]) if shape != SERIES else (3,)]
     sizes += [(1,) * len(shape[2:]), (1, 7, 2)[: len(shape[2:])]] if "border of" in name else []
     for size in sizes:
         given = torch.randn(3, shape[1], *size, dtype=torch.float64)
@@ -244,3 +271,9 @@ def test_scattered_zeros_are_called_scattered() -> None:
         "scattered: 50 % zeros but no filter is empty; store sparse, or prune filters instead"
     )
     assert found.removed_params == 0
+
+
+def test_a_constant_that_nothing_can_take_up_is_named() -> None:
+    model = Series(nn.GRU(6, 4, batch_first=True, bias=False)).eval()
+    found = excise.explain(model, torch.randn(SERIES))
+    assert "it is a constant that gru in layer cannot fold away" in found.layers[0].says

@@ -38,6 +38,10 @@ def fold(live: Liveness) -> Folded:
                 continue
             old = changed.get(name, tensors[name].detach().double())
             changed[name] = old + (delta if place.kind == "bias" else -delta).to(old.device)
+        for layer, names, chosen in live.fed():
+            for name, delta in zip(names, layer.added(chosen), strict=True):
+                old = changed.get(name, tensors[name].detach().double())
+                changed[name] = old + delta.to(old.device)
         for _, effect, place, span in live.spans():
             name = place.weight or ""
             old = changed.get(name, tensors[name].detach().double())

@@ -21,7 +21,8 @@ from excise.exact.border import Span
 from excise.exact.effect import Marks
 from excise.exact.group import Grouped
 from excise.exact.knowledge import Knowledge
-from excise.exact.place import Place, places
+from excise.exact.place import Place, inlets, places
+from excise.exact.recurrent import Recurrent
 from excise.trace import Op
 
 
@@ -57,6 +58,7 @@ class Liveness:
             axis: torch.ones(axis.size, dtype=torch.bool) for axis in self.axes
         }
         self.places: dict[int, Place] = places(knowledge)
+        self.inlets = inlets(knowledge)
         self.reasons: dict[tuple[str, int], Stays] = {}
         self.needed: dict[int, Tensor] = {}
         for axis in self.axes:
@@ -136,6 +138,11 @@ class Liveness:
                 missed = missed & ~known.reshape(1, -1, *([1] * (missed.ndim - 2)))
             known = self.k.facts[step.ins[place]].known
             kind = "constant" if bool((missed & known).any()) else "read"
+        if isinstance(effect, Recurrent) and place == effect.source:
+            if number in self.inlets:
+                missed = missed & ~effect.steady.known
+            constant = bool((missed & effect.steady.known).any())
+            kind = "constant" if constant else kind
         return self._restore(step.ins[place], missed, kind, step.op)
 
     def _restore(self, version: int, marks: Tensor, kind: str, op: Op) -> bool:
@@ -167,6 +174,19 @@ class Liveness:
             chosen = chosen & effect.known & (effect.value != 0) & effect.behind(lines)
             if bool(chosen.any()):
                 yield number, effect, self.places[number], chosen
+
+    def fed(self) -> Iterator[tuple[Recurrent, tuple[str, ...], Tensor]]:
+        """Recurrent layers that lose constant inputs: the biases that take them up, and which."""
+        for number, names in self.inlets.items():
+            effect = self.k.effects[number]
+            assert isinstance(effect, Recurrent)  # noqa: S101 - for the type checker
+            lost = self.marks(self.k.program.steps[number].ins[effect.source])
+            if lost is None or all(m is None for m in self.wanted(number)):
+                continue
+            steady = effect.steady
+            chosen = lost.reshape(-1, lost.shape[-1]).any(0) & steady.known & (steady.value != 0)
+            if bool(chosen.any()):
+                yield effect, names, chosen
 
     def carriers(self, effect: Affine, number: int) -> Tensor:
         """Constants that stay and are not zero, as (groups, in)."""

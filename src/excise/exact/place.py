@@ -10,6 +10,7 @@ from torch import nn
 from excise.exact.affine import Affine
 from excise.exact.knowledge import Knowledge
 from excise.exact.norm import BatchNorm
+from excise.exact.recurrent import Recurrent
 
 
 class Place(NamedTuple):
@@ -36,6 +37,25 @@ def places(k: Knowledge) -> dict[int, Place]:
         for number, effect in enumerate(k.effects)
         if isinstance(effect, Affine)
     }
+
+
+def inlets(k: Knowledge) -> dict[int, tuple[str, ...]]:
+    """Steps of recurrent layers -> the input biases of their first cells, if all are their own."""
+    uses: Counter[int] = Counter()
+    for step in k.program.steps:
+        uses.update({ref.number for ref in (k.program.refs[v] for v in step.ins)})
+    finder, found = _Finder(k, uses), dict[int, tuple[str, ...]]()
+    for number, effect in enumerate(k.effects):
+        if not isinstance(effect, Recurrent):
+            continue
+        ins = k.program.steps[number].ins
+        names = [
+            finder.own(k.program.refs[ins[bias]].number) if bias is not None else None
+            for _, bias in effect.first
+        ]
+        if all(names):
+            found[number] = tuple(name for name in names if name)
+    return found
 
 
 class _Finder:

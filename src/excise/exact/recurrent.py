@@ -42,11 +42,33 @@ class Recurrent(Effect):
             for i in range(self.layers * self.directions)
         ]
         self.source = c.place(data) or 0
+        self.first = [
+            self._pair(weights, i * per, has_bias=bool(has_bias)) for i in range(both + 1)
+        ]
+        self.steady = self._steady()
         self.hidden = self.cells[0].repeats.shape[1]
         starts = [_line(c.facts[c.place(ref)].zero) for ref in self.states]  # type: ignore[index]
         self.start = starts[0] if len(starts) == 1 else starts[0] & starts[1]
         self.silent = self._silent()
         self.outs = self._facts()
+
+    def _pair(self, weights: Sequence[Ref], at: int, *, has_bias: bool) -> tuple[int, int | None]:
+        """Where a cell's input weight and input bias stand among the inputs."""
+        weight, bias = self.c.place(weights[at]), None
+        if has_bias:
+            bias = self.c.place(weights[at + 2])
+        return weight or 0, bias
+
+    def _steady(self) -> Fact:
+        """Inputs that are one number at every step: one line."""
+        value, known = (t.reshape(-1, t.shape[-1]) for t in self.c.facts[self.source])
+        first = value[0].double()
+        return Fact(first, (known & (value == value[:1])).all(0))
+
+    def added(self, chosen: Tensor) -> list[Tensor]:
+        """What chosen inputs add to the gates of each direction, in float64."""
+        line = torch.where(chosen, self.steady.value, 0.0)
+        return [self.c.facts[w].value.detach().double() @ line for w, _ in self.first]
 
     def _cell(self, block: list[Ref], *, has_bias: bool) -> Cell:
         raw = [self.c.facts[self.c.place(ref)].value.detach() for ref in block]  # type: ignore[index]
