@@ -148,6 +148,11 @@ def same_outputs(one: nn.Module, two: nn.Module, args: Any, kwargs: Any) -> bool
     )
 
 
+def _above(error: excise.errors.UnreachableTargetError) -> float:
+    """What can be kept instead: the nearest size, or a little more than the smallest."""
+    return error.nearest[0] if error.nearest else min(1.0, error.reachable + 0.01)
+
+
 def halved(
     row: dict[str, Any], model: nn.Module, args: Any, kwargs: Any
 ) -> tuple[nn.Module, excise.Plan]:
@@ -167,7 +172,7 @@ def halved(
         row["reachable"], row["why"] = error.reachable, list(error.reasons)
         if error.reachable > MOST:
             raise
-        plan = excise.plan(graph, scores, keep_macs=min(1.0, error.reachable + 0.01))
+        plan = excise.plan(graph, scores, keep_macs=_above(error))
     row["plan_s"] = perf_counter() - traced
     small = excise.remove(model, plan)
     row["kept_params"] = sum(p.numel() for p in small.parameters())

@@ -144,7 +144,8 @@ def _reloads(model: Any, kwargs: dict[str, Any]) -> str:
     except excise.errors.UnreachableTargetError as error:
         if error.reachable > 0.97:  # noqa: PLR2004 - nothing to speak of
             return "nothing that its configuration could say"
-        plan = excise.plan(graph, scores, keep_params=error.reachable + 0.01, uniform=True)
+        keep = error.nearest[0] if error.nearest else error.reachable + 0.01
+        plan = excise.plan(graph, scores, keep_params=keep, uniform=True)
     small = excise.remove(model, plan)
     if not excise.verify(model, small, plan, **kwargs).passed:
         return "not proved"

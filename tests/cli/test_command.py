@@ -27,7 +27,7 @@ VERDICT = {
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     path = tmp_path / "small.safetensors"
-    succeed("prune", NET, *QUICK, "--keep-macs", 0.5, "-o", path)
+    succeed("prune", NET, *QUICK, "--keep-macs", 0.47, "-o", path)
     return path
 
 
@@ -64,10 +64,10 @@ def test_prune_for_people() -> None:
 
 def test_prune_as_json(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
-    data = succeed("prune", NET, *QUICK, "--keep-macs", 0.5, "-o", path, "--json").data()
+    data = succeed("prune", NET, *QUICK, "--keep-macs", 0.47, "-o", path, "--json").data()
     assert set(data) == {"command", "model", "removed_units", "report", "verdict", "saved"}
     assert set(data["report"]["before"]) == set(data["report"]["after"]) == MEASURED
-    assert data["report"]["after"]["macs"] <= 0.5 * data["report"]["before"]["macs"]
+    assert data["report"]["after"]["macs"] <= 0.47 * data["report"]["before"]["macs"]
     assert data["report"]["after"]["latency"] is None
     assert set(data["verdict"]) == VERDICT
     assert data["verdict"]["passed"] is True
@@ -79,14 +79,14 @@ def test_prune_as_json(tmp_path: Path) -> None:
 def test_prune_with_options(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     options = ("--criterion", "l1", "--round-to", 4, "--min-keep", 4, "--protect", "0")
-    succeed("prune", NET, *QUICK, "--keep-units", 0.7, *options, "-o", path)
+    succeed("prune", NET, *QUICK, "--keep-units", 0.6, *options, "-o", path)
     assert {name: len(units) for name, units in read_plan(path).removed.items()} == {"3.weight": 8}
 
 
 def test_the_same_call_removes_the_same_units(tmp_path: Path) -> None:
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for path in paths:
-        succeed("prune", NET, *QUICK, "--keep-macs", 0.5, "-o", path)
+        succeed("prune", NET, *QUICK, "--keep-macs", 0.47, "-o", path)
     assert read_plan(paths[0]) == read_plan(paths[1])
 
 

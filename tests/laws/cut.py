@@ -104,7 +104,7 @@ def planned(
     try:
         return excise.plan(graph, scores, keep_macs=keep, min_keep=1), refused
     except excise.errors.UnreachableTargetError as error:
-        keep = min(1.0, error.reachable + 0.05)
+        keep = error.nearest[0] if error.nearest else min(1.0, error.reachable + 0.05)
         return excise.plan(graph, scores, keep_macs=keep, min_keep=1), refused
 
 

@@ -8,6 +8,7 @@ is then found by bisection, and what is left of the budget is filled.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ _BISECTIONS = 40
 _CHEAPEST, _DEAREST = 1e-12, 1e12
 _CLOSE = 1.001  # prices that differ by less choose the same
 _FILLS = 400  # steps given back, once the price is found
+_PAIRS = 5000  # of numbers of steps that are tried together
 _BUCKETS = 4000  # of the budget, in dynamic programming
 _TRIES = 6
 _MORE = 1.1  # of an excess is taken off the budget of the next try
@@ -85,6 +87,33 @@ class State:
             if not self._give_back(steps, limit):
                 break
         return steps
+
+    def near(self, steps: list[int], least: float, limit: float) -> list[int]:
+        """Steps of two bundles changed, so that between `least` and `limit` is used, at least cost.
+
+        For models of which one step is much of the budget; as they are if no pair does it.
+        """
+        pairs = list(itertools.combinations(range(len(steps)), 2)) or [(0, 0)] * bool(steps)
+        if sum(len(self.allowed[i]) for i, _ in pairs) > _PAIRS:  # steps of such a model are small
+            return steps
+        best, found = np.inf, steps
+        for i, j in pairs:
+            for n in self.allowed[i]:
+                trial = [*steps[:i], n, *steps[i + 1 :]]
+                counted = self.along(trial, j)
+                rest = self.cost(trial) - float(self.costs[j][self.allowed[j].index(trial[j])])
+                fits = (counted >= least) & (counted <= limit)
+                total = np.where(fits, rest + self.costs[j], np.inf)
+                if float(total.min()) < best:
+                    best = float(total.min())
+                    trial[j] = self.allowed[j][int(total.argmin())]
+                    found = trial
+        return found
+
+    def above(self, steps: list[int], limit: float) -> float:
+        """The least that is counted above a limit with steps of one bundle taken back."""
+        every = (self.along(steps, i)[: may.index(steps[i])] for i, may in enumerate(self.allowed))
+        return min((float(n) for counted in every for n in counted if n > limit), default=limit)
 
     def _chosen(self, steps: list[int], limit: float) -> list[int] | None:
         """Steps that cost less, by dynamic programming with every neighbour as it is now.

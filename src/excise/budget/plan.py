@@ -32,7 +32,7 @@ from excise.uniform import reach
 
 _ROUNDS = 64
 TOLERANCE = 0.03
-"""How far below its budget a result may stay, as a share of it."""
+"""How far from its budget a result may be, as a share of it."""
 _ROUNDING = 1e-12
 
 
@@ -80,11 +80,12 @@ def plan(
 
     Returns:
         The plan with the largest model that meets the budget along the ranking, or at least
-        cost.
+        cost: within 3 % of it, and above it only if nothing below is that near.
 
     Raises:
         InvalidTargetError: not exactly one budget, or an option out of range.
-        UnreachableTargetError: even the smallest allowed model is larger; says what is reachable.
+        UnreachableTargetError: even the smallest allowed model is larger, or none is within 3 % of
+            the budget; says what is reachable.
         UnknownModuleError: `protect` matches nothing.
         InvalidScoresError: scores are missing, not finite, or of the wrong length.
     """
@@ -193,6 +194,14 @@ def _choose(
         steps = rank(ready, allowed, count, limit)
         if count(steps) < (1 - TOLERANCE) * limit:
             steps = state.filled(steps, limit)
+    least = (1 - TOLERANCE) * budget.limit
+    for most in (limit, (1 + TOLERANCE) * budget.limit):
+        if count(steps) < least:
+            steps = state.near(steps, least, most)
+    found = count(steps)
+    if found < least and budget.name not in TIMED:
+        near = tuple(budget.target * n / budget.limit for n in (found, state.above(steps, limit)))
+        raise UnreachableTargetError(budget.name, budget.target, near[0], (), nearest=near)
     removed: dict[str, tuple[int, ...]] = {}
     for bundle, taken in zip(ready, steps, strict=True):
         removed |= bundle.removed(taken)

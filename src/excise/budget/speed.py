@@ -24,6 +24,7 @@ from excise.scores.scores import Scores
 _ROUNDS = 10
 _WILD = 1.6  # no round moves its aim by more than this factor
 _SAME = 1e-3  # below the fastest that the table thinks possible, as a share
+_AGAIN = 4  # aims that make a plan that was tried already
 _CLOSE = 0.02  # of the target: then no further plan is tried
 
 
@@ -85,17 +86,23 @@ def timed(
     """
     wanted = asked.target if asked.name == "speedup" else dense_ms / asked.target
     tried: list[Attempt] = []
-    aim, fastest = max(1.0, wanted), math.inf
+    aim, fastest, same = max(1.0, wanted), math.inf, 0
     while len(tried) < _ROUNDS:
         try:
             plan = planned(graph, scores, _budget(asked.name, rows, dense_ms, aim), options)
         except UnreachableTargetError as error:
+            if tried:
+                break
             if fastest < math.inf:
                 raise
             aim = fastest = (1 - _SAME) / error.reachable
             continue
         if any(plan.removed == before.plan.removed for before in tried):
-            break
+            same += 1
+            if same > _AGAIN or aim >= fastest:
+                break
+            aim = min(_between(asked, tried, aim), fastest)
+            continue
         tried.append(Attempt(aim, plan, measure(plan)))
         if abs(asked.reached(tried[-1].found) - 1) <= _CLOSE:
             return tried
@@ -130,6 +137,19 @@ def _next(asked: Asked, tried: Sequence[Attempt]) -> float:
     aim, reached = min(points, key=lambda p: abs(p[1]))
     step = min(math.log(_WILD), max(-math.log(_WILD), -reached))
     return max(1.0, math.exp(aim + step))
+
+
+def _between(asked: Asked, tried: Sequence[Attempt], aim: float) -> float:
+    """Another aim, where one made a plan that was tried already: half way to the other side."""
+    slow = [a.aim for a in tried if asked.reached(a.found) < 1]
+    fast = [a.aim for a in tried if asked.reached(a.found) >= 1]
+    if not slow or not fast:
+        return aim * (1.05 if slow else 1 / 1.05)
+    here = next(
+        a for a in tried if a.aim == min((t.aim for t in tried), key=lambda n: abs(n - aim))
+    )
+    other = min(fast) if asked.reached(here.found) < 1 else max(slow)
+    return float((aim * other) ** 0.5)
 
 
 def _missed(graph: AxisGraph, asked: Asked, tried: Sequence[Attempt]) -> UnreachableTargetError:
