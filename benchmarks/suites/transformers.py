@@ -211,7 +211,7 @@ def _small(config: Any, change: dict[str, int | None]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in (SMALL | change).items():
         present = vars(config).get(key, getattr(type(config), key, None))
-        stated = key in change and hasattr(config, key)
+        stated = key in change and _has(config, key)
         if value is not None and (type(present) is int or stated):
             found[key] = value
     attributes = vars(config)
@@ -223,6 +223,14 @@ def _small(config: Any, change: dict[str, int | None]) -> dict[str, Any]:
             plain = inner.to_dict()
             found[key] = {**_restated(plain, inner, change)}
     return found
+
+
+def _has(config: Any, key: str) -> bool:
+    """Whether a configuration has an attribute of its own; one that each layer has is no such."""
+    try:
+        return hasattr(config, key)
+    except RuntimeError:  # its layers differ in it
+        return False
 
 
 def _restated(plain: dict[str, Any], inner: Any, change: dict[str, int | None]) -> dict[str, Any]:
