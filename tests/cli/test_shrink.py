@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +86,22 @@ def test_explain_names_what_can_go_and_builds_nothing(masked: Path) -> None:
     assert data["removed_units"] == {"0.weight": [2, 8]}
     assert data["layers"][0]["empty"] == 3
     assert list(masked.parent.iterdir()) == [masked]
+
+
+def test_a_checkpoint_whose_mask_was_left_out_is_refused(tmp_path: Path) -> None:
+    made: Any = import_module("torch.ao.pruning").WeightNormSparsifier(sparsity_level=0.5)
+    model = net()
+    made.prepare(model, [{"tensor_fqn": "7.weight"}])
+    made.step()
+    path = tmp_path / "unmerged.pt"
+    torch.save(model.state_dict(), path)
+    said = call("shrink", NET, *QUICK, "--weights", path)
+    assert said.code == 2
+    assert "7.weight without the mask" in said.err.replace("\n", " ")
+    assert "squash_mask()" in said.err
+    made.squash_mask()
+    torch.save(model.state_dict(), path)
+    succeed("shrink", NET, *QUICK, "--weights", path)
 
 
 @pytest.mark.parametrize("command", ["shrink", "explain"])

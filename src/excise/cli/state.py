@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.errors import RequestError
-from excise.exact import merged
+from excise.exact import merged, unmerged
 from excise.measure.view import View
 
 _SHOWN = 4
@@ -28,7 +28,14 @@ def load_state(model: nn.Module, path: Path) -> None:
     Raises:
         RequestError: the file cannot be read, or does not fit.
     """
-    state = merged(read_state(path))
+    state = read_state(path)
+    lost = unmerged(state)
+    if lost:
+        more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+        what = f"{path} holds {', '.join(lost[:_SHOWN])}{more} without the mask or parametrization"
+        do = "call the sparsifier's `squash_mask()` (a structured pruner's `prune()`) before saving"
+        raise RequestError(what, "--weights", do)
+    state = merged(state)
     own = model.state_dict()
     by_view: dict[View, Tensor] = {}
     for name, tensor in own.items():

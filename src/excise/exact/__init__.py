@@ -2,7 +2,7 @@
 
 from excise.exact.cut import Exact, carry_out, exact, widened
 from excise.exact.diagnosis import Diagnosis, Layer, diagnose
-from excise.exact.mask import flush, merged, plain
+from excise.exact.mask import flush, merged, plain, unmerged
 
 __all__ = [
     "Diagnosis",
@@ -14,5 +14,6 @@ __all__ = [
     "flush",
     "merged",
     "plain",
+    "unmerged",
     "widened",
 ]

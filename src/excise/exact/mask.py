@@ -155,6 +155,23 @@ def merged(state: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def unmerged(state: Mapping[str, Any]) -> list[str]:
+    """Tensors of a checkpoint that were parametrized by what is not in it.
+
+    The sparsifiers and structured pruners of `torch.ao.pruning` keep their masks out of the state
+    dict, so that it holds the weights as they were before they were masked.
+    """
+    found = []
+    for name in state:
+        prefix, here, rest = name.rpartition(_PARAMETRIZED)
+        tensor = rest.partition(".")[0]
+        own = f"{prefix}{_PARAMETRIZED}{tensor}."
+        masked = any(n.startswith(own) and n.endswith(".mask") for n in state)
+        if here and not masked and prefix + tensor not in found:
+            found.append(prefix + tensor)
+    return found
+
+
 def _masked(state: Mapping[str, Any], prefix: str, value: Tensor) -> Tensor:
     for name, mask in state.items():
         if name.startswith(prefix) and name.endswith(".mask"):
