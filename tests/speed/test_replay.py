@@ -74,6 +74,26 @@ CASES: dict[str, tuple[Any, dict[str, nn.Module], tuple[int, ...], str]] = {
         IMAGE,
         "convolution",
     ),
+    "transposed depthwise": (
+        _grouped,
+        {
+            "first": _conv(3, 16, 1),
+            "mid": nn.ConvTranspose2d(16, 16, 2, groups=16),
+            "last": _conv(16, 4, 1),
+        },
+        IMAGE,
+        "convolution",
+    ),
+    "transposed in groups": (
+        _grouped,
+        {
+            "first": _conv(3, 16, 1),
+            "mid": nn.ConvTranspose2d(16, 32, 2, groups=4),
+            "last": _conv(32, 4, 1),
+        },
+        IMAGE,
+        "convolution",
+    ),
     "group norm": (
         _grouped,
         {"first": _conv(3, 16, 1), "mid": nn.GroupNorm(4, 16), "last": _conv(16, 4, 1)},

@@ -122,11 +122,12 @@ def _is_slot(value: Any) -> bool:
 
 def _told(name: str, args: list[Any]) -> list[Any]:
     """The arguments with the lengths that they repeat as those of the tensors among them."""
-    if name == "convolution" and int(args[8]) > 1:
-        channels, weight = args[0].shape[1 - args[1].dim()], args[1].shape
-        args[8] = weight[0] if args[6] and weight[0] == args[8] else channels // weight[1]
-        if args[6]:  # transposed: the weight is (in, out / groups, ...)
-            args[8] = int(args[8])
+    if name == "convolution" and args[8] > 1:
+        channels, weight, transposed = args[0].shape[1 - args[1].dim()], args[1].shape, args[6]
+        if not transposed:  # the weight is (out, in / groups, ...)
+            args[8] = channels // weight[1]
+        elif weight[1] == 1:  # (in, out / groups, ...): of a depthwise one
+            args[8] = channels
     elif name in {"native_layer_norm", "layer_norm", "rms_norm", "_fused_rms_norm"}:
         rank = len(args[1])
         args[1] = list(args[0].shape[args[0].dim() - rank :])
