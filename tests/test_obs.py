@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 
 import excise
 from excise.calibration import Batch
+from excise.scores import probe
 from excise.scores.curve import Curve
 from excise.scores.obs import Level, obs
+from excise.trace.record import run
 from tests.calibration.network import doubled
 from tests.recover.network import Cached
 
@@ -155,3 +159,30 @@ def test_a_cache_does_not_weigh_what_the_result_hears() -> None:
         obs(m, excise.trace(m, x[:2]), [Batch((x,), {})]).values for m in (cached, plain)
     )
     assert with_cache["stem"].cost == pytest.approx(without["stem"].cost)
+
+
+def test_large_outputs_are_thinned_alike_and_probes_stay_affordable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = doubled(), torch.randn(64, 3, 8, 8, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    given = [Batch((part,), {}) for part in x.split(4)]
+    whole = obs(model, graph, given).values
+    monkeypatch.setattr(probe, "_MOST", 4)
+    thin = obs(model, graph, given).values
+    assert whole.keys() == thin.keys()
+    ends = probe.results(graph)
+    assert [t.numel() for t in probe.outputs(model, given[0], ends)] == [4]  # of 20, every fifth
+    ran: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        ran.append(1)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(probe, "run", counted)
+    obs(model, graph, given)
+    whole_passes = len(ran)
+    ran.clear()
+    monkeypatch.setattr(sys.modules["excise.scores.obs"], "_PASSES", 1)  # not the function
+    obs(model, graph, given)
+    assert len(thin) < len(ran) <= 2 * len(given) < whole_passes

@@ -19,6 +19,8 @@ Level = Literal["second", "variance", "conditional"]
 DEFAULT_ROWS = 4096
 DEFAULT_DAMPING = 1e-2
 DEFAULT_PROBES = 128
+_PASSES = 3
+"""All probes together run no more than so many times the calibration data."""
 
 
 def obs(
@@ -50,8 +52,8 @@ def obs(
         level: which cost.
         rows: most positions of each batch that count.
         probes: samples on which the costs of different groups are brought into one unit, by what
-            each group alone moves the outputs; one forward pass for each group. 0 leaves costs as
-            shares of each consumer's output.
+            each group alone moves the outputs; one forward pass for each group, and fewer samples
+            where there are many groups. 0 leaves costs as shares of each consumer's output.
         damping: added to every feature's variance, in units of their mean; for `conditional`.
 
     Returns:
@@ -80,7 +82,8 @@ def obs(
     found_curves = Curves(curves)
     if not probes:
         return found_curves
-    few = _first(batches, probes)
+    total = sum(batch.samples for batch in batches)
+    few = _first(batches, max(1, min(probes, _PASSES * total // max(1, len(curves)))))
     return scaled(model, graph, found_curves, weights=weights, moments=moments, batches=few)
 
 

@@ -7,7 +7,7 @@ consumers are refitted in closed form, and the outputs tell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from excise.trace.skeleton import copied, named_tensors
 
 _SHARE = 0.3  # of a group's units are taken away in its probe
 _RIDGE = 1e-2  # of the mean feature variance
+_MOST = 2**20  # numbers of an output that are compared, for each batch
 
 
 class Change(NamedTuple):
@@ -76,8 +77,8 @@ def scaled(
         weighs layers by a measured loss; here the squared change of all outputs, which needs no
         labels and no logits.
     """
-    ends = _ends(graph)
-    wanted = [_outputs(model, batch, {}, ends) for batch in batches]
+    ends = results(graph)
+    wanted = [outputs(model, batch, ends) for batch in batches]
     found = {}
     for name, curve in curves.values.items():
         count = max(1, round(_SHARE * len(curve.order)))
@@ -87,9 +88,9 @@ def scaled(
             for c, matrix in weights.items()
             if (change := _refitted(graph, c, taken, matrix, moments)) is not None
         }
-        moved = [_outputs(model, batch, changes, ends) for batch in batches]
+        moved = (outputs(model, batch, ends, changes) for batch in batches)
         local = curve.cost[count - 1]
-        scale = _distance(wanted, moved) / local if local > 0 else 1.0
+        scale = distance(wanted, moved) / local if local > 0 else 1.0
         found[name] = Curve(curve.order, tuple(scale * cost for cost in curve.cost))
     return Curves(found)
 
@@ -122,26 +123,31 @@ def _refitted(
     return Change(consumer.weight_of(new, like.detach()), shift.to(like.dtype))
 
 
-def _ends(graph: AxisGraph) -> frozenset[int]:
+def results(graph: AxisGraph) -> frozenset[int]:
     """Which outputs count: what the model itself goes on to read, as a cache, is no result."""
     read = {ref for op in graph.trace.ops for ref in op.inputs()}
     every = [i for i, _ in enumerate(graph.trace.outputs)]
     return frozenset([i for i in every if graph.trace.outputs[i][1] not in read] or every)
 
 
-def _outputs(
+def outputs(
     model: nn.Module,
     batch: Batch,
-    changes: Mapping[int, tuple[Consumer, Change]],
     ends: frozenset[int],
+    changes: Mapping[int, tuple[Consumer, Change]] | None = None,
 ) -> list[Tensor]:
+    """What a model gives for one batch, of large outputs every so manieth number."""
     shell = copied(model, {id(t): t for _, t in named_tensors(model)})
-    out = run(shell, _Changed(changes), batch.args, batch.kwargs)
+    out = run(shell, _Changed(changes or {}), batch.args, batch.kwargs)
     leaves = [t for i, (_, t) in enumerate(output_leaves(out)) if i in ends]
-    return [t.double() for t in leaves if t.is_floating_point()]
+    return [
+        t.detach().flatten()[:: 1 + 2 * (t.numel() // (2 * _MOST))].double()  # an odd step
+        for t in leaves
+        if t.is_floating_point()
+    ]
 
 
-def _distance(wanted: Sequence[list[Tensor]], moved: Sequence[list[Tensor]]) -> float:
+def distance(wanted: Sequence[list[Tensor]], moved: Iterable[list[Tensor]]) -> float:
     """Squared change as a share of the variance, summed over outputs, averaged over batches."""
     total = 0.0
     for before, after in zip(wanted, moved, strict=True):
