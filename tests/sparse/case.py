@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 
 from excise.sparse import reference
-from excise.sparse.kernels import Ending, Geometry, bits_of, blocks_of, conv2d, gemv, linear
+from excise.sparse.kernels import (
+    TILES,
+    Ending,
+    Geometry,
+    Library,
+    bits_of,
+    blocks_of,
+    conv2d,
+    direct_of,
+    gemv,
+    linear,
+    product,
+)
 
 LINEARS = [  # rows, columns, tokens, block, tiles
     (1, 1, 1, 1, 1), (5, 7, 3, 4, 1), (33, 130, 17, 64, 2), (64, 300, 129, 128, 3),
@@ -79,3 +91,14 @@ def check_conv(  # noqa: PLR0917 - a row of the table above
             blocks = blocks_of(weight, block)
             found = conv2d(blocks, x, geometry, ending, tiles=tiles, in_place=in_place)
             agree(found, wanted, size)
+        for tile in TILES:
+            direct = direct_of(weight, 2, geometry, tile, _short())
+            assert (direct is None) == (stride > 2 or dilation > 1)
+            if direct is not None:
+                agree(conv2d(direct, x, geometry, ending, tile=tile), wanted, size)
+
+
+def _short() -> int:
+    found = vars(product)["library"]()  # which a test may have replaced
+    assert isinstance(found, Library)
+    return found.short

@@ -103,6 +103,38 @@ def test_without_kernels_the_model_is_left_alone(monkeypatch: pytest.MonkeyPatch
     assert made.swapped == ()
 
 
+@needs_kernels
+def test_norms_are_folded_where_nobody_else_reads() -> None:
+    """The second norm's input is read twice, and the third belongs to no layer."""
+
+    class Normed(nn.Module):
+        """Three convolutions and norms."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = (masked(nn.Conv2d(32, 32, 3, padding=1), 0.95) for _ in range(2))
+            self.free, self.held, self.last = (nn.BatchNorm2d(32) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            """Maps to maps."""
+            x = self.free(self.one(x)).relu()
+            y = self.two(x)
+            out: Tensor = self.last(self.held(y) + y)
+            return out
+
+    torch.manual_seed(0)
+    model, x = Normed(), torch.randn(2, 32, 40, 40)
+    for _ in range(4):
+        model(x + 0.5)
+    made = sparsify(model.eval(), x)
+    assert made.folded == (("free",) if "one" in made.swapped else ())
+    assert made.swapped
+    with torch.no_grad():
+        wanted = model(x)
+        assert float((made.model(x) - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    assert isinstance(model.free, nn.BatchNorm2d)
+
+
 def _pair(kind: str) -> tuple[Any, Any, Tensor]:
     torch.manual_seed(0)
     if kind == "linear":

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from excise.errors import SparseError
-from excise.sparse.kernels import Geometry, Library, bits_of, blocks_of, library
+from excise.sparse.kernels import (
+    TILES,
+    Blocks,
+    Geometry,
+    Library,
+    Tile,
+    bits_of,
+    blocks_of,
+    direct_of,
+    library,
+)
 from excise.sparse.kernels.matrix import MOST_COLUMNS
 from excise.sparse.op import KIND, sparse_conv2d, sparse_linear
 
@@ -21,16 +31,18 @@ class Way(NamedTuple):
 
     Attributes:
         kind: "tiles"; "gemv" or "mask" where a linear layer reads a single row, and tiles where it
-            reads more; "dense".
-        tiles: vectors of the output that are held in registers.
-        block: columns of the weight that are worked on at once.
+            reads more; "direct" for a convolution without unfolding; "dense".
+        tiles: vectors of the output that are held in registers; of each row, if direct.
+        block: columns of the weight that are worked on at once; channels, if direct.
         in_place: a 1x1 convolution reads its input where it is.
+        rows: of the output that are held in registers, if direct.
     """
 
     kind: str = "tiles"
     tiles: int = 4
     block: int = 128
     in_place: bool = False
+    rows: int = 0
 
 
 class Arrays(NamedTuple):
@@ -40,6 +52,11 @@ class Arrays(NamedTuple):
     column: Tensor
     pointer: Tensor
     sizes: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, blocks: Blocks) -> Arrays:
+        """What an operator takes of blocks."""
+        return cls(blocks.value, blocks.column, blocks.pointer, blocks.sizes)
 
 
 class Sparse(nn.Module):
@@ -102,8 +119,12 @@ class Sparse(nn.Module):
         key = (self.value._version, self.mask._version, self.value.data_ptr())  # noqa: SLF001
         if found is None or found[0] != key:
             weight = self.weight().detach().reshape(self.shape[0], -1).contiguous()
-            self._ready[way] = found = (key, _made(weight, way))
+            self._ready[way] = found = (key, self.made(weight, way))
         return found[1]
+
+    def made(self, weight: Tensor, way: Way) -> Arrays:
+        """The arrays of a way, from the dense weight as a matrix."""
+        return Arrays.of(blocks_of(weight, way.block))
 
     def forget(self) -> None:
         """Drop what was made for other ways than the present one."""
@@ -131,14 +152,6 @@ class Sparse(nn.Module):
         return f"{tuple(self.shape)}, {self.zeros:.1%} zeros, {self.way.kind}"
 
 
-def _made(weight: Tensor, way: Way) -> Arrays:
-    if way.kind == "mask":
-        bits = bits_of(weight)
-        return Arrays(bits.value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
-    blocks = blocks_of(weight, MOST_COLUMNS if way.kind == "gemv" else way.block)
-    return Arrays(blocks.value, blocks.column, blocks.pointer, blocks.sizes)
-
-
 class SparseLinear(Sparse):
     """A linear layer with a sparse weight.
 
@@ -150,6 +163,13 @@ class SparseLinear(Sparse):
     def of(cls, layer: nn.Linear) -> SparseLinear:
         """From a dense layer, which is not touched."""
         return cls(layer.weight, layer.bias)
+
+    def made(self, weight: Tensor, way: Way) -> Arrays:
+        """The arrays of a way, from the dense weight."""
+        if way.kind == "mask":
+            bits = bits_of(weight)
+            return Arrays(bits.value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
+        return Arrays.of(blocks_of(weight, MOST_COLUMNS if way.kind == "gemv" else way.block))
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
@@ -186,6 +206,21 @@ class SparseConv2d(Sparse):
         pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         return cls(layer.weight, layer.bias, Geometry(*[(int(a), int(b)) for a, b in pairs]))
 
+    def made(self, weight: Tensor, way: Way) -> Arrays:
+        """The arrays of a way, from the dense weight as a matrix.
+
+        Raises:
+            SparseError: no such tile was compiled, or the convolution is not a direct one.
+        """
+        if way.kind != "direct":
+            return super().made(weight, way)
+        found, tile = library(), Tile(way.rows, way.tiles)
+        short = found.short if isinstance(found, Library) else 0
+        blocks = direct_of(weight, way.block, self.geometry, tile, short) if tile in TILES else None
+        if blocks is None:
+            raise SparseError(f"{way} is no way of {self.geometry}", "one that `ways` lists")
+        return Arrays.of(blocks)
+
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
         _, stride, padding, dilation = self.geometry
@@ -194,6 +229,7 @@ class SparseConv2d(Sparse):
         value, column, pointer, sizes = self.arrays(self.way)
         flat, way = [n for pair in self.geometry for n in pair], self.way
         out: Tensor = sparse_conv2d(
-            x, value, column, pointer, self.bias, None, sizes, flat, 0, way.tiles, way.in_place
-        )
+            x, value, column, pointer, self.bias, None, sizes, flat, 0,
+            way.tiles, way.in_place, way.rows,
+        )  # fmt: skip
         return out

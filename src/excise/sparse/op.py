@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from excise.sparse.kernels import Bits, Blocks, Ending, Geometry, conv2d, gemv, linear
+from excise.sparse.kernels import Bits, Blocks, Ending, Geometry, Tile, conv2d, gemv, linear
 from excise.sparse.kernels.product import ACTIVATIONS
 
 _NAMES = {number: name for name, number in ACTIVATIONS.items()}
@@ -18,7 +18,8 @@ LINEAR = (
 )
 CONV = (
     "sparse_conv2d(Tensor x, Tensor value, Tensor column, Tensor pointer, Tensor? bias, "
-    "Tensor? residual, int[] sizes, int[] geometry, int activation, int tiles, bool in_place) "
+    "Tensor? residual, int[] sizes, int[] geometry, int activation, int tiles, bool in_place, "
+    "int rows) "
     "-> Tensor"
 )
 _library = torch.library.Library("excise", "DEF")
@@ -70,16 +71,17 @@ def _conv2d(  # noqa: PLR0917 - as above
     activation: int,
     tiles: int,
     in_place: bool,  # noqa: FBT001 - as the operator's schema has it
+    rows: int,
 ) -> Tensor:
-    rows, columns, block = sizes
     residual = None if residual is None else residual.contiguous()
     return conv2d(
-        Blocks(value, column, pointer, column, (rows, columns, block)),
+        Blocks(value, column, pointer, column, (sizes[0], sizes[1], sizes[2])),
         x.contiguous(),
         geometry_of(geometry),
         Ending(bias, residual, _NAMES[activation]),
         tiles=tiles,
         in_place=in_place,
+        tile=Tile(rows, tiles) if rows else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from excise.sparse.kernels.product import Ending, Geometry
+from excise.sparse.kernels import Ending, Geometry
 
 
 def linear(weight: Tensor, x: Tensor, ending: Ending) -> Tensor:

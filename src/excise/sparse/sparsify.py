@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from excise.errors import SparseError
+from excise.errors import SparseError, TraceError
+from excise.graph import trace
 from excise.measure import Speedup, speedup
 from excise.measure.latency import evaluated
+from excise.sparse.fold import folded, norms_after
 from excise.sparse.kernels import Library, library
 from excise.sparse.layer import Sparse, SparseConv2d, SparseLinear
 from excise.sparse.tune import Timing, timed
@@ -32,6 +34,7 @@ class Sparsified:
         model: a copy of the one given; its class is the same, some layers are others.
         timings: of every layer that was timed.
         swapped: names of the layers that are sparse now.
+        folded: names of the batch norms that went into a sparse layer before them.
         speedup: of the whole model, both timed in turn; None if no layer was swapped.
         worst: relative difference of the outputs on the example.
         why: if nothing was swapped, the reason.
@@ -40,6 +43,7 @@ class Sparsified:
     model: nn.Module
     timings: tuple[Timing, ...]
     swapped: tuple[str, ...]
+    folded: tuple[str, ...]
     speedup: Speedup | None
     worst: float
     why: str = ""
@@ -61,7 +65,8 @@ def sparsify(
 
     Every `nn.Linear` and `nn.Conv2d` with enough zeros is timed on the input that it gets from the
     example, dense and in each way of its sparse form; the fastest stays. Then the whole model is
-    timed against the one given, and if it is not faster, nothing is swapped.
+    timed against the one given, and if it is not faster, nothing is swapped. Batch norms that alone
+    read what a sparse layer gives are folded into it: the result is for inference.
 
     Args:
         model: in eval mode it is what runs; not touched.
@@ -83,35 +88,49 @@ def sparsify(
         raise SparseError(f"min_zeros={min_zeros!r}", "a share of zeros in [0, 1]")
     found = library()
     if not isinstance(found, Library):
-        return Sparsified(copy.deepcopy(model), (), (), None, 0.0, f"no kernels: {found.why}")
+        return Sparsified(copy.deepcopy(model), (), (), (), None, 0.0, f"no kernels: {found.why}")
     small = copy.deepcopy(model).eval()  # the example runs on it, and timing does
-    timings, swaps = _timed(small, min_zeros, inputs, kwargs)
+    norms = _norms(small, inputs, kwargs)
+    timings, swaps = _timed(small, min_zeros, norms, (inputs, kwargs))
     if not swaps:
         why = "no layer with enough zeros is faster sparse" if timings else "no layer has enough"
-        return Sparsified(copy.deepcopy(model), tuple(timings), (), None, 0.0, why)
+        return Sparsified(copy.deepcopy(model), tuple(timings), (), (), None, 0.0, why)
     for name, sparse in swaps.items():
         small.set_submodule(name, sparse.train(mode=False))
+        if name in norms:
+            small.set_submodule(norms[name], nn.Identity())
     worst = _difference(model, small, inputs, kwargs)
     gained = speedup(model, small, *inputs, **kwargs)
     if gained.ratio < 1:
         why = f"the whole model is {1 / gained.ratio:.2f} times slower with them"
-        return Sparsified(copy.deepcopy(model), tuple(timings), (), None, 0.0, why)
+        return Sparsified(copy.deepcopy(model), tuple(timings), (), (), None, 0.0, why)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)
-    return Sparsified(small, tuple(timings), tuple(swaps), gained, worst)
+    gone = tuple(norm for name, norm in norms.items() if name in swaps)
+    return Sparsified(small, tuple(timings), tuple(swaps), gone, gained, worst)
+
+
+def _norms(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, str]:
+    """Layers and the norms that can go into them; a model that cannot be read keeps its norms."""
+    try:
+        return norms_after(trace(model, *inputs, **kwargs), model)
+    except TraceError:
+        return {}
 
 
 def _timed(
-    model: nn.Module, min_zeros: float, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module, min_zeros: float, norms: dict[str, str], example: tuple[Any, Any]
 ) -> tuple[list[Timing], dict[str, Sparse]]:
-    """Time every layer with enough zeros; the sparse ones that win, by name."""
+    """Time every layer with enough zeros; the sparse ones that win, by name, norms folded in."""
     wanted = {name: layer for name, layer in _layers(model) if _zeros(layer.weight) >= min_zeros}
-    reads = _inputs(model, wanted, inputs, kwargs)
+    reads = _inputs(model, wanted, *example)
     timings: list[Timing] = []
     swaps: dict[str, Sparse] = {}
     for name, layer in wanted.items():
-        sparse = SparseLinear.of(layer) if isinstance(layer, nn.Linear) else _conv(layer)
+        norm = model.get_submodule(norms[name]) if name in norms else None
+        whole: Any = layer if norm is None else folded(layer, norm)
+        sparse = SparseLinear.of(whole) if isinstance(layer, nn.Linear) else _conv(whole)
         read = reads.get(name)
         if sparse is not None and read is not None and read.dtype is torch.float32 and read.is_cpu:
             timings.append(timed(name, layer, sparse, read))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from excise.sparse.kernels import TILES, Library, direct_of, library
 from excise.sparse.layer import Sparse, SparseConv2d, Way
 
 _ROUNDS = 5
@@ -47,6 +49,7 @@ def ways(layer: Sparse, x: Tensor) -> Iterator[Way]:
             for block in (64, 128, 256):
                 for in_place in places:
                     yield Way("tiles", tiles, block, in_place)
+        yield from _direct(layer, x)
         return
     if x.numel() == layer.shape[1]:
         yield Way("gemv")
@@ -54,6 +57,25 @@ def ways(layer: Sparse, x: Tensor) -> Iterator[Way]:
     for tiles in (1, 2, 3, 4):
         for block in (128, 192, 512):
             yield Way("tiles", tiles, block)
+
+
+def _direct(layer: SparseConv2d, x: Tensor) -> Iterator[Way]:
+    """Tiles that fit the output's width, for the kernels that the direct convolution has."""
+    found = library()
+    if not isinstance(found, Library) or layer.geometry.is_product:
+        return
+    width = layer.geometry.out((x.shape[2], x.shape[3]))[1]
+    for tile in TILES:
+        idle = -width % (tile.vectors * found.short)  # outputs that a row of tiles computes in vain
+        if idle * 2 > width:
+            continue
+        for channels in (8, 16, 32, 64):
+            if channels > 2 * x.shape[1]:
+                continue
+            way = Way("direct", tile.vectors, channels, rows=tile.rows)
+            empty = torch.zeros(1, layer.shape[1] * math.prod(layer.geometry.kernel))
+            if direct_of(empty, channels, layer.geometry, tile, found.short) is not None:
+                yield way
 
 
 @torch.no_grad()

@@ -1,19 +1,23 @@
 """Kernels: sparse weight times dense activation, in C, chosen for this machine when loaded."""
 
+from excise.sparse.kernels.geometry import Geometry
 from excise.sparse.kernels.library import Library, Missing, library
-from excise.sparse.kernels.matrix import Bits, Blocks, bits_of, blocks_of
-from excise.sparse.kernels.product import Ending, Geometry, conv2d, gemv, linear
+from excise.sparse.kernels.matrix import TILES, Bits, Blocks, Tile, bits_of, blocks_of, direct_of
+from excise.sparse.kernels.product import Ending, conv2d, gemv, linear
 
 __all__ = [
+    "TILES",
     "Bits",
     "Blocks",
     "Ending",
     "Geometry",
     "Library",
     "Missing",
+    "Tile",
     "bits_of",
     "blocks_of",
     "conv2d",
+    "direct_of",
     "gemv",
     "library",
     "linear",

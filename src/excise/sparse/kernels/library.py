@@ -67,11 +67,13 @@ class Library(NamedTuple):
     Attributes:
         name: "v4" for AVX-512, "v3" for AVX2, "base".
         lanes: floats in a vector.
+        short: floats in a vector of the direct convolution.
         code: the loaded library.
     """
 
     name: str
     lanes: int
+    short: int
     code: Any
 
 
@@ -118,11 +120,14 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     code.excise_conv.argtypes = [
         POINTER(Matrix), POINTER(Product), POINTER(Window), POINTER(Finish),
     ]  # fmt: skip
+    code.excise_direct.argtypes = [
+        POINTER(Matrix), POINTER(Product), POINTER(Window), POINTER(Finish), c_int64, c_int64,
+    ]  # fmt: skip
     code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
-    for kernel in ("spmm", "linear", "conv", "gemv", "gemv_mask", "lanes"):
+    for kernel in ("spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "lanes", "short"):
         getattr(code, f"excise_{kernel}").restype = c_int
-    return Library(name, int(code.excise_lanes()), code)
+    return Library(name, int(code.excise_lanes()), int(code.excise_short()), code)
 
 
 def _share_threads() -> None:

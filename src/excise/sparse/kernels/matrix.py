@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from excise.sparse.kernels.geometry import Geometry
+
 MOST_COLUMNS = 1 << 16  # of a block: indices have 16 bits
 _PADDING = 64  # values that may be read past the end, and are never used
 
@@ -72,6 +74,52 @@ def blocks_of(weight: Tensor, block: int) -> Blocks:
         torch.from_numpy(order.astype(np.int64)),
         (rows, columns, block),
     )
+
+
+class Tile(NamedTuple):
+    """A tile of the direct convolution: output rows, and vectors of outputs in each."""
+
+    rows: int
+    vectors: int
+
+
+TILES = (
+    Tile(1, 7), Tile(2, 7), Tile(2, 4), Tile(3, 4), Tile(4, 4), Tile(4, 2), Tile(7, 2), Tile(4, 1),
+    Tile(7, 1),
+)  # fmt: skip
+"""Those that are compiled."""
+_OVERHANG = 8
+
+
+def direct_of(
+    weight: Tensor, channels: int, geometry: Geometry, tile: Tile, short: int
+) -> Blocks | None:
+    """Nonzero values for the direct convolution: columns are offsets into a gathered tile.
+
+    Args:
+        weight: (rows, columns), float32 on the CPU. Not touched.
+        channels: of its input that are worked on at once.
+        geometry: of the convolution.
+        tile: of the outputs.
+        short: floats in a vector, from the library.
+
+    Returns:
+        None where the kernel does not apply: strides above 2, dilation, kernels wider than 9,
+        offsets that do not fit into 16 bits.
+    """
+    (high, wide), (down, across) = geometry.kernel, geometry.stride
+    pitch, deep = tile.vectors * short + _OVERHANG, tile.rows + (high - 1) // down
+    channel = down * across * deep * pitch
+    plain = max(down, across) <= 2 and geometry.dilation == (1, 1) and wide <= _OVERHANG + 1  # noqa: PLR2004
+    if not plain or channels * channel > MOST_COLUMNS:
+        return None
+    y, x = np.divmod(np.arange(high * wide), wide)
+    taps = (((y % down) * across + x % across) * deep + y // down) * pitch + x // across
+    blocks = blocks_of(weight, channels * high * wide)
+    column = blocks.column.numpy().view(np.uint16).astype(np.int64)
+    offset = column // (high * wide) * channel + taps[column % (high * wide)]
+    offset[len(blocks.place) :] = 0
+    return blocks._replace(column=torch.from_numpy(offset.astype(np.uint16).view(np.int16)))
 
 
 def bits_of(weight: Tensor) -> Bits:

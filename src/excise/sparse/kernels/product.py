@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from excise.sparse.kernels.geometry import Geometry
 from excise.sparse.kernels.library import Finish, Library, Mask, Matrix, Product, Window, library
-from excise.sparse.kernels.matrix import Bits, Blocks
+from excise.sparse.kernels.matrix import Bits, Blocks, Tile
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 
@@ -28,28 +29,6 @@ class Ending(NamedTuple):
         return Finish(bias, residual, ACTIVATIONS[self.activation])
 
 
-class Geometry(NamedTuple):
-    """Of a convolution: kernel, stride, padding, dilation, each (y, x)."""
-
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def out(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the output."""
-        y, x = (
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(size, *self, strict=True)
-        )
-        return y, x
-
-    @property
-    def is_product(self) -> bool:
-        """Whether it is a plain product at every position."""
-        return self == ((1, 1), (1, 1), (0, 0), self.dilation)
-
-
 def linear(a: Blocks, x: Tensor, ending: Ending, *, tiles: int) -> Tensor:
     """`x @ weight.T` of x (n, columns): (n, rows). All tensors contiguous, float32, on the CPU."""
     y = x.new_empty(x.shape[0], a.sizes[0])
@@ -62,9 +41,19 @@ def linear(a: Blocks, x: Tensor, ending: Ending, *, tiles: int) -> Tensor:
 
 
 def conv2d(
-    a: Blocks, x: Tensor, geometry: Geometry, ending: Ending, *, tiles: int, in_place: bool
+    a: Blocks,
+    x: Tensor,
+    geometry: Geometry,
+    ending: Ending,
+    *,
+    tiles: int = 4,
+    in_place: bool = False,
+    tile: Tile | None = None,
 ) -> Tensor:
-    """A convolution without groups, of x (n, channels, y, x); contiguous, float32, on the CPU."""
+    """A convolution without groups, of x (n, channels, y, x); contiguous, float32, on the CPU.
+
+    Directly if `tile` is given, with blocks from `direct_of`; else by unfolding.
+    """
     n, channels, high, wide = x.shape
     out = geometry.out((high, wide))
     y = x.new_empty(n, a.sizes[0], *out)
@@ -74,12 +63,14 @@ def conv2d(
         y.data_ptr(), a.sizes[0] * places, places, tiles, int(in_place), torch.get_num_threads(),
     )  # fmt: skip
     finish = ending.struct()
-    if geometry.is_product:
+    if tile is None and geometry.is_product:
         failed = _code().excise_spmm(byref(_matrix(a)), byref(made), byref(finish))
     else:
         pairs = (n for pair in geometry for n in pair)
         window = Window(channels, high, wide, *pairs, *out)
-        failed = _code().excise_conv(byref(_matrix(a)), byref(made), byref(window), byref(finish))
+        given = (byref(_matrix(a)), byref(made), byref(window), byref(finish))
+        code = _code()
+        failed = code.excise_conv(*given) if tile is None else code.excise_direct(*given, *tile)
     _check(failed)
     return y
 
