@@ -32,6 +32,9 @@ KINDS = (
     ("is picked by its number", "The code reads single units."),
     ("no rule for", "An operation without a rule. Add one: `excise.rules.rule`."),
     ("numbers computed by the model index it", "A table is read at computed places."),
+    ("crosses", "Blocks of two sizes overlap: of a reshape, a split or a slice."),
+    ("cross the", "Blocks of two sizes overlap."),
+    ("do not line up", "Two inputs are made of blocks that overlap."),
     ("ordered by", "Units are sorted by value."),
     ("the cut model fails here", "The cut was rehearsed and did not run there."),
     ("the code needs this length", "The rehearsed model took other shapes there."),
@@ -41,7 +44,14 @@ KINDS = (
 def write(results: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Write the page."""
     rows = [row for suite in results.values() for row in suite.values()]
-    text = HEAD.format(most=90) + _refused(rows) + _partly(rows) + _reasons(rows) + _absent(rows)
+    text = (
+        HEAD.format(most=90)
+        + _refused(rows)
+        + _partly(rows)
+        + _reasons(rows)
+        + _elsewhere(rows)
+        + _absent(rows)
+    )
     PAGE.write_text(text)
     print(f"{PAGE.name}: {len(rows)} models")
 
@@ -104,6 +114,37 @@ def _reasons(rows: list[dict[str, Any]]) -> str:
             f"| {_plain(kind)} | {count} | {100 * share:.1f} % | {name} | {meaning.get(kind, '')} |"
         )
     return "\n".join(lines) + "\n\n"
+
+
+LAYERS = """A cut that is not uniform reloads through `excise.load`. transformers 5.23 also has
+`per_layer_config` (`integrations/heterogeneity`): numbers of a configuration that differ from layer
+to layer. But of its model code only a few families read them, and for some numbers only (gemma4,
+dots3_note, step3p7, neomme and diffusion_gemma, as `config.per_layer_config[layer]`). Llama, Qwen3
+and the others raise `AmbiguousGlobalPerLayerAttributeError` while they are built, so excise does
+not write it.
+"""
+
+
+def _elsewhere(rows: list[dict[str, Any]]) -> str:
+    """Cut models that do less than their originals: reload, generate."""
+    lines = ["## Cut, proved, and not as easy to reload or to generate with\n", LAYERS]
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for key, fine in (("loads", "loads"), ("generate", "runs"), ("uniform", "reloads")):
+            said = str(row.get(key, fine))
+            if said not in {fine, "not a generator"}:
+                kinds[f"{WHAT[key]}: {said.partition(': the')[0]}"].append(_name(row))
+    lines += ["| what | networks |", "| --- | --- |"] if kinds else []
+    for what, names in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
+        lines.append(f"| {_plain(what)} | {', '.join(names)} |")
+    return "\n".join(lines) + "\n\n"
+
+
+WHAT = {
+    "loads": "`excise.load` with the original's factory",
+    "generate": "`generate()` with a cache",
+    "uniform": "`uniform=True`, then `from_pretrained`",
+}
 
 
 def _absent(rows: list[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import warnings
@@ -100,11 +101,11 @@ def revision() -> str:
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with floats to four digits, and without NaN (which is no JSON)."""
+    """A row with floats to four digits, and without NaN and infinity (which are no JSON)."""
     out: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, float):
-            out[key] = float(f"{value:.4g}") if value == value else None  # noqa: PLR0124 - NaN
+            out[key] = float(f"{value:.4g}") if math.isfinite(value) else None
         else:
             out[key] = value
     return out
