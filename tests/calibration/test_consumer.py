@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import excise
 from excise.calibration import consumers, watch
 from excise.calibration.data import Batch
+from excise.refit import refit
 from tests.calibration.network import doubled
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -38,7 +40,7 @@ def test_features_times_matrix_is_the_output(name: str) -> None:
 
 
 class Shared(nn.Module):
-    """One layer called twice, one depthwise, one transposed: none can be refitted."""
+    """One layer called twice, one depthwise, one transposed: no one alone can be refitted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,9 +55,52 @@ class Shared(nn.Module):
         return out
 
 
-def test_what_is_read_twice_or_mixes_no_channels_is_left_out() -> None:
+def test_what_mixes_no_channels_is_left_out_and_what_is_read_twice_marked() -> None:
     graph = excise.trace(Shared(), torch.randn(2, 5, 4))
-    assert [c.weight for c in consumers(graph)] == ["last.weight"]
+    found = [(c.weight, c.shared) for c in consumers(graph)]
+    assert found == [("twice.weight", True), ("twice.weight", True), ("last.weight", False)]
+
+
+class Tied(nn.Module):
+    """Tokens, a layer beside the stream, and the embedding once more at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(12, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        stream = self.embed(x)
+        stream = stream + self.mix(stream).tanh()
+        return functional.linear(stream, self.embed.weight)
+
+
+def test_a_tied_embedding_is_read_at_the_end_and_not_refitted() -> None:
+    torch.manual_seed(0)
+    model, x = Tied().double().eval(), torch.randint(12, (64, 10))
+    graph = excise.trace(model, x[:2])
+    first, last = consumers(graph)
+    assert (first.shared, last.shared) == (False, True)
+    (group,) = (g for g in graph.groups if g.size == 6)
+    data = [Batch((part,), {}) for part in x.split(8)]
+    curves = excise.scores.obs(model, graph, data, probes=0, damping=1e-9)
+    alone = excise.scores.obs(model, graph, data, level="second", probes=0).values[group.name]
+    with torch.no_grad():  # both readers, each as a share of what it gives
+        embedded = model.embed(x)
+        stream = embedded + model.mix(embedded).tanh()
+        cost = torch.zeros(6, dtype=torch.float64)
+        for rows, weight in ((embedded, model.mix.weight), (stream, model.embed.weight)):
+            flat = rows.reshape(-1, 6)
+            spread = (flat @ weight.T).var(0, correction=0).sum()
+            cost += flat.square().mean(0) * weight.square().sum(0) / spread
+    assert alone.cost[0] == pytest.approx(float(cost.min()), rel=1e-6)
+    assert alone.order[0] == int(cost.argmin())
+    assert group.name in curves.values
+    plan = excise.plan_units(graph, {group.name: [0]})
+    small = excise.remove(model, plan)
+    before = small.embed.weight.detach().clone()  # type: ignore[union-attr,operator]
+    report = refit(model, small, plan, data)
+    assert [repair.weight for repair in report.repairs] == ["mix.weight"]
+    assert torch.equal(small.embed.weight, before)  # type: ignore[union-attr,arg-type]
 
 
 def test_units_of_a_flattened_map_own_blocks_of_columns() -> None:

@@ -35,6 +35,8 @@ class Consumer(NamedTuple):
         padding: of a convolution, on both sides.
         dilation: of a convolution.
         groups: of a convolution.
+        shared: other operations read the same weight, as an embedding that is tied to the last
+            layer does. What its columns are worth counts; it cannot be refitted for one alone.
     """
 
     op: int
@@ -47,6 +49,7 @@ class Consumer(NamedTuple):
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    shared: bool = False
 
     @property
     def reading(self) -> tuple[Any, ...]:
@@ -150,8 +153,8 @@ def _columns(term: Term, axis: Axis) -> Tensor:
 def consumers(graph: AxisGraph) -> list[Consumer]:
     """Every consumer of a traced model, in order of execution.
 
-    Left out: weights that are computed (weight norm), read by more than one operation (shared
-    modules) or transposed convolutions; removal there is not repaired.
+    Left out: weights that are computed (weight norm) and transposed convolutions; removal there is
+    neither counted nor repaired.
     """
     found = [c for number, op in enumerate(graph.trace.ops) for c in _read(graph, number, op)]
     uses: dict[str, int] = {}
@@ -160,7 +163,7 @@ def consumers(graph: AxisGraph) -> list[Consumer]:
         for ref in op.inputs():
             if ref in stored:
                 uses[stored[ref]] = uses.get(stored[ref], 0) + 1
-    return [c for c in found if uses[c.weight] == 1]
+    return [c._replace(shared=uses[c.weight] > 1) for c in found]
 
 
 def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:

@@ -132,7 +132,8 @@ class Work:
         self.tensors: dict[str, Tensor] = dict(small.named_parameters(remove_duplicate=False))
         self.tensors |= dict(small.named_buffers(remove_duplicate=False))
         theirs = {c.op: c for c in consumers(before)}
-        self.pairs = {c.op: (theirs[c.op], c) for c in consumers(after) if c.op in theirs}
+        ours = [c for c in consumers(after) if c.op in theirs and not c.shared]
+        self.pairs = {c.op: (theirs[c.op], c) for c in ours}
         found = {op: stream_of(before, pair[0]) for op, pair in self.pairs.items()}
         self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
 
@@ -238,7 +239,7 @@ class Work:
         shift: Tensor | None,
         found: Solution,
     ) -> None:
-        """Write a solution into the small model; a norm without a bias before it takes the shift."""
+        """Write a solution into the small model; a norm behind a layer without bias takes the shift."""
         weight.copy_(consumer.weight_of(found.matrix, weight))
         if bias is not None:
             bias.copy_(found.bias.reshape(bias.shape))

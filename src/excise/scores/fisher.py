@@ -72,7 +72,8 @@ def fisher(
 
 
 def _readers(graph: AxisGraph, name: str) -> list[tuple[Consumer, Tensor]]:
-    pairs = [(c, c.units(graph.scope, graph.axes[name])) for c in consumers(graph)]
+    alone = [c for c in consumers(graph) if not c.shared]  # of others the slope is a sum of uses
+    pairs = [(c, c.units(graph.scope, graph.axes[name])) for c in alone]
     return [(consumer, units) for consumer, units in pairs if units is not None]
 
 
