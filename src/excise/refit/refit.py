@@ -239,7 +239,7 @@ class Work:
         shift: Tensor | None,
         found: Solution,
     ) -> None:
-        """Write a solution into the small model; a norm behind a layer without bias takes the shift."""
+        """Write a solution into the small model; a norm behind a bare layer takes the shift."""
         weight.copy_(consumer.weight_of(found.matrix, weight))
         if bias is not None:
             bias.copy_(found.bias.reshape(bias.shape))
