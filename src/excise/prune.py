@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -31,6 +31,7 @@ from excise.scores import CALIBRATED, Curves, Scores, by_name
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
+from excise.zero import METHODS, Zeroed, zero
 
 _TRIAL_S = 8.0  # of a plan's speed, and of the last word on it
 _REPORT_S = 2.0
@@ -50,6 +51,8 @@ class Pruned:
         reconstruction: what training the blocks did; None if it was not asked for.
         attempts: the plans that were measured on the way to a speed, the last one taken; empty for
             other budgets.
+        zeroed: the layers and their zeros, if `sparsity` or `pattern` was asked for; then nothing
+            was removed, and there is nothing to prove.
     """
 
     model: nn.Module
@@ -59,6 +62,7 @@ class Pruned:
     refit: Refit | None = None
     reconstruction: Reconstruction | None = None
     attempts: tuple[Attempt, ...] = ()
+    zeroed: Zeroed | None = None
 
 
 def prune(
@@ -71,6 +75,8 @@ def prune(
     keep_units: float | None = None,
     speedup: float | None = None,
     latency_ms: float | None = None,
+    sparsity: float | None = None,
+    pattern: str | None = None,
     calibration: Any = None,
     samples: int = 512,
     reconstruct: int = 0,
@@ -104,6 +110,11 @@ def prune(
         keep_units: fraction of units to keep.
         speedup: how many times faster, measured, 1 or above.
         latency_ms: milliseconds of one forward pass on the example input, measured.
+        sparsity: instead of a budget: share of weights to set to zero, in place, in (0, 1). Shapes
+            stay; `excise.save` makes the file smaller and `excise.sparsify` the model faster.
+        pattern: where zeros may stand: "unstructured" (by default), "2:4" or any n:m, "block:4x1";
+            see `excise.zero`. `criterion` is then a method: "magnitude", "wanda", "sparsegpt" or
+            "admm".
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
         samples: use so many of them.
@@ -131,15 +142,31 @@ def prune(
         SurgeryError: a weight is NaN or infinite.
         VerificationError: the cut model computes something else; it is not returned.
     """
-    budget = target_of(
-        keep_macs=keep_macs,
-        keep_params=keep_params,
-        keep_bytes=keep_bytes,
-        keep_peak_memory=keep_peak_memory,
-        keep_units=keep_units,
-        speedup=speedup,
-        latency_ms=latency_ms,
-    )
+    budgets = {
+        "keep_macs": keep_macs,
+        "keep_params": keep_params,
+        "keep_bytes": keep_bytes,
+        "keep_peak_memory": keep_peak_memory,
+        "keep_units": keep_units,
+        "speedup": speedup,
+        "latency_ms": latency_ms,
+    }
+    if sparsity is not None or pattern is not None:
+        _check_alone(budgets, criterion)
+        zeroed = zero(
+            model,
+            *inputs,
+            sparsity=sparsity,
+            pattern=pattern or "unstructured",
+            calibration=calibration,
+            samples=samples,
+            method=cast("str | None", criterion),
+            protect=protect,
+            **kwargs,
+        )
+        report = _report(model, zeroed.model, Batch(inputs, kwargs), [], latency=latency)
+        return Pruned(zeroed.model, zeroed.plan, report, None, zeroed=zeroed)
+    budget = target_of(**budgets)
     example = Batch(inputs, kwargs)
     if budget[0] in TIMED:
         _check_timed(model, example, budget)
@@ -168,6 +195,16 @@ def prune(
     rebuilt = rebuild(model, small, made, data, steps=reconstruct) if data and reconstruct else None
     report = _report(model, small, example, attempts, latency=latency)
     return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
+
+
+def _check_alone(budgets: dict[str, Any], criterion: Any) -> None:
+    """Zeros in place and units removed are two requests."""
+    asked = [name for name, value in budgets.items() if value is not None]
+    if asked:
+        raise InvalidTargetError("budget", f"{asked[0]} and zeros in place", "one of the two")
+    if criterion is not None and not isinstance(criterion, str):
+        names = ", ".join(METHODS)
+        raise InvalidTargetError("criterion", repr(criterion), f"{names} for zeros in place")
 
 
 def _check_timed(model: nn.Module, example: Batch, budget: tuple[str, float]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import excise
 from excise.errors import CalibrationError, InvalidTargetError, UnknownModuleError
 from excise.zero import zero
 
@@ -135,3 +137,33 @@ def test_bad_options_are_refused(error: type[Exception], mentions: str, options:
     with pytest.raises(error, match=mentions):
         zero(model, X[:2], **options)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_prune_is_the_one_call_and_files_get_smaller(tmp_path: Path) -> None:
+    model = net()
+    cut = excise.prune(model, X[:2], sparsity=0.8, calibration=FIT, latency=False)
+    assert cut.zeroed is not None
+    assert cut.zeroed.zeros == pytest.approx(0.8, abs=0.01)
+    assert cut.verdict is None
+    path = tmp_path / "zeros.safetensors"
+    excise.save(cut.model, cut.plan, path)
+    assert path.stat().st_size < 0.6 * excise.measure.file_bytes(model)
+    again = excise.load(path, net)
+    assert torch.equal(again(TEST), cut.model(TEST))
+    cut = excise.prune(model, X[:2], pattern="2:4", criterion="magnitude", latency=False)
+    assert cut.zeroed is not None
+    assert cut.zeroed.zeros == 0.5
+
+
+@pytest.mark.parametrize(
+    ("mentions", "options"),
+    [
+        ("keep_macs and zeros in place", {"sparsity": 0.5, "keep_macs": 0.5}),
+        ("speedup and zeros in place", {"pattern": "2:4", "speedup": 2.0}),
+        ("sparsegpt", {"sparsity": 0.5, "criterion": excise.scores.magnitude}),
+        ("sparsegpt", {"sparsity": 0.5, "criterion": "obs"}),
+    ],
+)
+def test_prune_refuses_two_requests_at_once(mentions: str, options: Any) -> None:
+    with pytest.raises(InvalidTargetError, match=mentions):
+        excise.prune(net(), X[:2], **options)

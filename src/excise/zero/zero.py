@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from excise.budget.option import matching, patterns_of
 from excise.calibration import Batch, Visit, batches
 from excise.errors import InvalidTargetError
 from excise.graph import traced
+from excise.plan import Plan
 from excise.refit.refit import DEFAULT_ROWS, Repair, Work
 from excise.refit.solve import Solution, relative_error, solve
 from excise.refit.stream import batch_norm_after
@@ -40,11 +41,13 @@ class Zeroed:
         model: a copy of the one given.
         layers: what became of each.
         zeros: share of zeros over all of these weights.
+        plan: that of a model from which nothing was removed, for `excise.save`.
     """
 
     model: nn.Module
     layers: tuple[Zero, ...]
     zeros: float
+    plan: Plan = field(repr=False)
 
     def __str__(self) -> str:
         lines = [f"{z.weight:<50} {z.zeros:6.1%}  error {z.error:.2g}" for z in self.layers]
@@ -60,7 +63,7 @@ def zero(
     samples: int = 512,
     method: str | None = None,
     allocation: str | None = None,
-    protect: str | Sequence[str] = (),
+    protect: str | Iterable[str] = (),
     **kwargs: Any,
 ) -> Zeroed:
     """Set weights to zero in one shot, and let the others make up for them.
@@ -124,7 +127,7 @@ def zero(
             module.training = training
     gone = sum(z.zeros * layers[z.weight].numel() for z in walk.done)
     total = sum(matrix.numel() for matrix in layers.values())
-    return Zeroed(zeroed, tuple(walk.done), gone / total)
+    return Zeroed(zeroed, tuple(walk.done), gone / total, walk.plan)
 
 
 def _share(sparsity: float | None, pattern: Pattern) -> float:
@@ -148,8 +151,8 @@ class _Walk(Work):
     ) -> None:
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(zeroed, first.args, first.kwargs, real=True)
-        plan = plan_units(before, {})
-        super().__init__(before, after, dense, zeroed, plan, rows=DEFAULT_ROWS, weights=True)
+        self.plan = plan_units(before, {})
+        super().__init__(before, after, dense, zeroed, self.plan, rows=DEFAULT_ROWS, weights=True)
         self.method, self.update = method, update
         self.pattern, self.shares = Pattern.of("unstructured"), dict[str, float]()
         self.done: list[Zero] = []
