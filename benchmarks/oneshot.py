@@ -64,7 +64,7 @@ SETTINGS = {
     "resnet20": Setting(2000),
     "resnet56": Setting(1000),
     "vit": Setting(1000),
-    "efficientnet_lite0": Setting(250, samples=256, peers=("L2", "BN scale", "Taylor", "FPGM")),
+    "efficientnet_lite0": Setting(200, samples=128, peers=("L2", "BN scale", "Taylor", "FPGM")),
     "minilm": Setting(1379, peers=("L1", "L2", "Taylor", "activation", "random")),
     "stories260k": Setting(100, (0.8,), "keep_params"),
     "smollm2": Setting(6, (0.8,), "keep_params", 16, ("L2", "Taylor")),
