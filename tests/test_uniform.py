@@ -66,7 +66,8 @@ def small(kind: str) -> tuple[Any, dict[str, Any]]:
 def test_a_uniform_cut_reloads_without_excise(kind: str, tmp_path: Path) -> None:
     model, given = small(kind)
     graph = excise.trace(model, **given)
-    plan = excise.plan(graph, excise.scores.magnitude(model, graph), keep_params=0.7, uniform=True)
+    keep = 0.59 if kind == "gpt2" else 0.7  # so few heads leave few sizes
+    plan = excise.plan(graph, excise.scores.magnitude(model, graph), keep_params=keep, uniform=True)
     changed = {a.attribute: a.after for a in plan.attributes if a.attribute.startswith("config.")}
     assert changed
     cut = excise.remove(model, plan)

@@ -116,17 +116,13 @@ class InvalidTargetError(PlanError):
 
 @dataclass(eq=False)
 class UnreachableTargetError(PlanError):
-    """The budget cannot be met with the axes that may be cut.
-
-    `reachable` is the smallest that can be kept, or the fastest that was measured; `nearest` lists
-    what lies around a target that the steps of the model pass over.
-    """
+    """The budget cannot be met with the axes that may be cut, or not within 3 %."""
 
     option: str
     target: float
-    reachable: float
+    reachable: float  # the smallest that can be kept, or the fastest that was measured
     reasons: tuple[str, ...]
-    nearest: tuple[float, ...] = field(default=(), kw_only=True)
+    nearest: tuple[float, ...] = field(default=(), kw_only=True)  # what the model's steps leave
 
     def __str__(self) -> str:
         why = "".join(f"\n    {reason}" for reason in self.reasons)
