@@ -15,7 +15,7 @@ from excise import measure
 from excise.budget import DEFAULT_MIN_KEEP, TIMED, Asked, Attempt, timed
 from excise.budget.option import check_values, patterns_of, target_of
 from excise.budget.plan import Options, counted, planned
-from excise.calibration import Batch, batches
+from excise.calibration import Batch, batches, shown
 from excise.errors import InvalidTargetError
 from excise.graph import AxisGraph, trace, traced
 from excise.measure import Speedup
@@ -80,6 +80,7 @@ def prune(
     calibration: Any = None,
     samples: int = 512,
     reconstruct: int = 0,
+    progress: bool = False,
     criterion: str | Callable[..., Scores | Curves] | None = None,
     round_to: int = 1,
     min_keep: float = DEFAULT_MIN_KEEP,
@@ -121,6 +122,7 @@ def prune(
         reconstruct: after the refit, train the blocks toward the dense model's for so many steps of
             one batch each (`excise.recover.reconstruct`); no labels, and put back if it does not
             help on batches that were held out. Minutes where the refit takes seconds.
+        progress: show how far calibration is and how long it will take, on standard error.
         criterion: a name from `excise.scores`, or a function `(model, graph)` that returns scores
             or cost curves. By default "obs" with calibration data and "magnitude" without.
         round_to: keep a multiple of this many units.
@@ -179,7 +181,8 @@ def prune(
             raise InvalidTargetError("reconstruct", repr(reconstruct), "calibration data with it")
         if calibration is not None:
             data = batches(calibration, inputs, kwargs, samples=samples)
-        scores = _scored(model, graph, criterion, data)
+        with shown() if progress else contextlib.nullcontext():
+            scores = _scored(model, graph, criterion, data)
         check_values(graph, scores)
         attempts: list[Attempt] = []
         if budget[0] in TIMED:
@@ -191,8 +194,12 @@ def prune(
     verdict = prove(model, small, made, *inputs, **kwargs) if verify else None
     if verdict is not None:
         verdict.check()
-    repaired = None if data is None else refit(model, small, made, data)
-    rebuilt = rebuild(model, small, made, data, steps=reconstruct) if data and reconstruct else None
+    repaired = rebuilt = None
+    with shown() if progress else contextlib.nullcontext():
+        if data is not None:
+            repaired = refit(model, small, made, data)
+            if reconstruct:
+                rebuilt = rebuild(model, small, made, data, steps=reconstruct)
     report = _report(model, small, example, attempts, latency=latency)
     return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
 

@@ -4,6 +4,7 @@ from excise.calibration.consumer import Consumer, columns_of, consumers
 from excise.calibration.data import Batch, batches
 from excise.calibration.lane import Lanes, Visit
 from excise.calibration.moment import Moments, thinned
+from excise.calibration.progress import shown, told
 from excise.calibration.watch import watch
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "batches",
     "columns_of",
     "consumers",
+    "shown",
     "thinned",
+    "told",
     "watch",
 ]

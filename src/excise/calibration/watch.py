@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from excise.calibration.consumer import Consumer
 from excise.calibration.data import Batch
 from excise.calibration.moment import Moments, thinned
+from excise.calibration.progress import told
 from excise.errors import ExampleError
 from excise.trace import Op
 from excise.trace.record import Tape, run
@@ -42,7 +43,7 @@ def watch(
     model: nn.Module,
     ops: Sequence[Op],
     consumers: Iterable[Consumer],
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     *,
     rows: int,
 ) -> dict[tuple[Any, ...], Moments]:
@@ -66,7 +67,7 @@ def watch(
     """
     found: dict[tuple[Any, ...], Moments] = {}
     by_op = {c.op: c for c in {c.reading: c for c in consumers}.values()}
-    for place, batch in enumerate(batches):
+    for place, batch in enumerate(told(batches, "watching layers", len(batches))):
 
         def see(consumer: Consumer, tensor: Tensor, place: int = place) -> None:
             seen = Moments.of(thinned(consumer.features(tensor), rows, place))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from excise.calibration import Batch
+from excise.calibration import Batch, told
 from excise.errors import CalibrationError
 from excise.plan import Plan
 from excise.recover.block import Blocks
@@ -125,7 +125,7 @@ def _train(
     source = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(weights, lr=rate)
     order: list[int] = []
-    for step in range(steps):
+    for step in told(range(steps), "training blocks", steps):
         order = order or torch.randperm(len(train), generator=source).tolist()
         batch = train[order.pop()]
         batch = batch if augment is None else augment(batch)

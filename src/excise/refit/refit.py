@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from excise.axes import leaves
 from excise.budget import kept_indices, read_plan
-from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers, thinned
+from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers, thinned, told
 from excise.errors import CalibrationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
@@ -146,7 +146,8 @@ class Work:
             Lanes(self.dense, batches, ops, stops, keep) as wide,
             Lanes(self.small, batches, self.after.trace.ops, stops, keep) as narrow,
         ):
-            for theirs, ours in zip(wide, narrow, strict=True):
+            both = zip(wide, narrow, strict=True)
+            for theirs, ours in told(both, "refitting layers", len(stops)):
                 repairs.append(self.repair(theirs, ours))
         return Refit(tuple(repairs), sum(batch.samples for batch in batches))
 

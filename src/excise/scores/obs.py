@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.axes import Axis
-from excise.calibration import Batch, Consumer, Moments, consumers, watch
+from excise.calibration import Batch, Consumer, Moments, consumers, told, watch
 from excise.graph import AxisGraph
 from excise.scores.curve import Curve, Curves
 from excise.scores.probe import scaled
@@ -71,7 +71,7 @@ def obs(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {c: c.matrix(parameters[c.weight].detach()) for c in found}
     curves = {}
-    for group in graph.groups:
+    for group in told(graph.groups, "weighing units", len(graph.groups)):
         readings = _readings(graph, graph.axes[group.name], weights, moments)
         if readings:
             curves[group.name] = (

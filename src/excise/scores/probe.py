@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.axes import Axis
-from excise.calibration import Batch, Consumer, Moments
+from excise.calibration import Batch, Consumer, Moments, told
 from excise.graph import AxisGraph
 from excise.scores.curve import Curve, Curves
 from excise.trace.record import Tape, output_leaves, run
@@ -80,7 +80,8 @@ def scaled(
     ends = results(graph)
     wanted = [outputs(model, batch, ends) for batch in batches]
     found = {}
-    for name, curve in curves.values.items():
+    each = told(curves.values.items(), "probing groups", len(curves.values))
+    for name, curve in each:
         count = max(1, round(_SHARE * len(curve.order)))
         taken = (graph.axes[name], curve.order[:count])
         changes = {
