@@ -161,3 +161,17 @@ def test_the_command_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     data: dict[str, Any] = json.loads(done.stdout)
     assert data["removed_units"] == {"0.weight": 4}
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("budget", ["bytes", "peak-memory"])
+def test_prune_to_bytes_and_to_peak_memory(budget: str) -> None:
+    data = succeed("prune", NET, *QUICK, f"--keep-{budget}", 0.6, "--json").data()
+    assert data["removed_units"]
+    if budget == "bytes":
+        assert 0.58 <= data["report"]["kept"]["in memory"] <= 0.62
+
+
+def test_prune_to_a_speed() -> None:
+    said = succeed("prune", NET, *INPUT, "--speedup", 1)
+    assert "speed: " in said.out
+    assert "times as fast" in said.out

@@ -67,6 +67,10 @@ class Mean:
 
 HALF = ("--keep-macs", 0.5)
 CASES = [
+    Case("slower than before", _prune(NET, *INPUT, "--speedup", 0.5), "1 or above"),
+    Case("no time at all", _prune(NET, *INPUT, "--latency-ms", 0), "above 0"),
+    Case("a speed and a size", _prune(NET, *INPUT, "--speedup", 2, *HALF), "exactly one of"),
+    Case("faster than can be", _prune(NET, *INPUT, "--speedup", 1e5), "measured"),
     Case("no colon", _inspect("resnet50"), "where the model comes from"),
     Case("nothing after the colon", _inspect("timm:"), "where the model comes from"),
     Case("an unknown package", _inspect("no_such_package.x:net", *INPUT), "cannot be imported"),
