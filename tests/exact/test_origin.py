@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize, prune
 
 import excise
 from excise.exact import merged, plain, unmerged
+from tests.exact.network import Attention
 
 
 class Net(nn.Module):
@@ -199,6 +200,40 @@ def test_masks_inside_torch_layers(layer: str) -> None:
     if layer == "cell":
         assert getattr(small.cell, "hidden_size", 0) == 3
         assert (0, 2, 4) in report.plan.removed.values()
+
+
+def empty_heads(layer: nn.Module, name: str) -> None:
+    """Take away the values of the first of two heads."""
+    for kind in ("weight", "bias"):
+        tensor = layer.get_parameter(f"{name}{kind}").data.unflatten(0, (3, 2, -1))
+        tensor[2, 0] = 0
+
+
+def test_heads_that_torchs_own_attention_cannot_lose_are_named() -> None:
+    torch.manual_seed(2)
+    model = Heads().eval()
+    empty_heads(model.attention, "in_proj_")
+    found = excise.explain(model, torch.randn(2, 5, 8))
+    says = {layer.name: layer.says for layer in found.layers}["attention.in_proj_weight"]
+    assert says.startswith("4 empty filters stay: nn.MultiheadAttention takes its head size from")
+    assert "write the attention with projections and sizes of its own" in says
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_same_heads_go_from_an_attention_with_sizes_of_its_own(*, fused: bool) -> None:
+    """And what the text above says to do is enough: the weights fit, and so do the outputs."""
+    torch.manual_seed(2)
+    theirs = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    empty_heads(theirs, "in_proj_")
+    ours = Attention(8, 2, 4, fused=fused, bias=True).eval()
+    ours.qkv.load_state_dict({"weight": theirs.in_proj_weight, "bias": theirs.in_proj_bias})
+    ours.out.load_state_dict(theirs.out_proj.state_dict())
+    model, x = nn.Sequential(ours), torch.randn(2, 5, 8)
+    small, report = excise.shrink(model, x, latency=False)
+    assert list(report.plan.removed.values()) == [(0,)]
+    assert getattr(small[0], "heads", 0) == 1  # type: ignore[index]
+    wanted = theirs(x, x, x, need_weights=False)[0]
+    torch.testing.assert_close(small(x), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_mask_that_is_not_multiplied_in_is_seen() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from excise import units
 from excise.axes import flat, size
@@ -19,6 +19,11 @@ from excise.exact.mask import subnormals
 _MATRIX = 2
 _SCATTERED = 0.01  # of a layer's values; fewer zeros are no pruning
 _SHOWN = 3
+_HEADS = (
+    "nn.MultiheadAttention takes its head size from embed_dim // num_heads and its projections "
+    "from embed_dim, so no head can leave it while embed_dim stays; write the attention with "
+    "projections and sizes of its own (as timm does), load the same weights, and its heads go"
+)
 _DO = "store sparse, or prune filters instead"
 
 
@@ -204,6 +209,9 @@ def _why(found: Exact, name: str, filters: np.ndarray[Any, Any]) -> tuple[str, .
     """Why empty filters of a weight stay."""
     if not len(filters):
         return ()
+    if _torch_attention(found, name):
+        many = units.count(len(filters), "empty filters")
+        return (f"{many} stay{'s' if len(filters) == 1 else ''}: {_HEADS}",)
     term = found.graph.dims(name)[0]
     reasons: Counter[str] = Counter()
     places = found.live.k.layout.places(term) if size(term) > 1 and flat(term) else []
@@ -223,6 +231,12 @@ def _why(found: Exact, name: str, filters: np.ndarray[Any, Any]) -> tuple[str, .
         f"{count} empty filter{'s' if count > 1 else ''} stay{'' if count > 1 else 's'}: {text}"
         for text, count in reasons.most_common(_SHOWN)
     )
+
+
+def _torch_attention(found: Exact, name: str) -> bool:
+    """Whether a weight holds the heads of torch's own attention, packed or apart."""
+    module = found.model.get_submodule(name.rpartition(".")[0])
+    return isinstance(module, nn.MultiheadAttention)
 
 
 def _mixing(found: Exact) -> tuple[str, ...]:

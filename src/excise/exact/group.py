@@ -51,7 +51,7 @@ class Grouped(Effect):
         given = [self._along(g) for g in given]
         grouped = "group_norm" in self.c.name
         blocks = x.unflatten(1, (self.groups, -1)) if grouped else x
-        dims = [2] if grouped else self.dims
+        dims = list(range(2, blocks.ndim)) if grouped else self.dims
         if "rms" in self.c.name:
             out = blocks / (blocks.square().mean(dims, keepdim=True) + eps).sqrt()
         else:
@@ -93,7 +93,10 @@ class Grouped(Effect):
         shape = value.shape
         if "group_norm" in self.c.name:
             blocks = value.unflatten(1, (self.groups, -1))
-            odd = odd | (blocks != blocks[:, :, :1]).flatten(1, 2)
+            first = blocks.flatten(2)[:, :, :1].reshape(
+                *blocks.shape[:2], *([1] * (blocks.ndim - 2))
+            )
+            odd = odd | (blocks != first).flatten(1, 2)
         else:
             for dim in self.dims:
                 odd = odd | (value != value.narrow(dim, 0, 1)).expand(shape)
@@ -106,7 +109,8 @@ class Grouped(Effect):
                 marks = marks.any(dim, keepdim=True).expand(marks.shape)
             return marks
         blocks = marks.unflatten(1, (self.groups, -1))
-        whole: Tensor = blocks.any(2, keepdim=True).expand(blocks.shape).flatten(1, 2)
+        inside = list(range(2, blocks.ndim))  # positions that are told apart, too
+        whole: Tensor = blocks.any(inside, keepdim=True).expand(blocks.shape).flatten(1, 2)
         return whole
 
 

@@ -35,7 +35,7 @@ def batch_norm(c: Context) -> Effect:
     line = None
     if training or found[3] is None:
         value = bias.value
-        known = (x.known | weight.zero) & bias.known
+        known = (_one_number(x) | weight.zero) & bias.known
     else:
         mean, var = _line(found[3], channels, 0.0, shape), _line(found[4], channels, 1.0, shape)
         scale = weight.value / torch.sqrt(var.value + float(args[7 if len(args) > 7 else 6]))  # noqa: PLR2004
@@ -51,6 +51,16 @@ def batch_norm(c: Context) -> Effect:
     made = BatchNorm(c, outs, [m if m is True else m.expand(target) for m in matters])  # type: ignore[union-attr]
     made.line = line
     return made
+
+
+def _one_number(x: Fact) -> Tensor:
+    """Channels that are the same constant everywhere: nothing is left of them once centred."""
+    value, known = x
+    for dim in (d for d in range(value.ndim) if d != 1):
+        first = value.narrow(dim, 0, 1)
+        known = (known & (value == first)).all(dim, keepdim=True)
+        value = first
+    return known
 
 
 class BatchNorm(Pointwise):
@@ -80,6 +90,8 @@ class BatchNorm(Pointwise):
 
 
 def _training(c: Context) -> bool:
+    if c.name == "_batch_norm_with_update":
+        return True
     flags = [a for a in c.op.args[5:] if isinstance(a, bool)]
     return flags[0] if flags else False
 

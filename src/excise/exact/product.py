@@ -106,7 +106,14 @@ class Product(Effect):
         if lost[1] is not None:
             partner = self._right(marks, ~self.x.zero)
             found[self.right] = partner & lost[1] & ~self.c.facts[self.right].zero
+        if self.bias is not None and gone[self.bias] is not None:
+            there = reduced(marks, self.c.layout.small(self.c.ins[self.bias]))
+            found[self.bias] = _left_over(there, gone[self.bias], self.c.facts[self.bias])
         return found
+
+
+def _left_over(marks: Tensor, gone: Marks, fact: Fact) -> Marks:
+    return None if gone is None else marks & gone & ~fact.zero
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:
