@@ -49,7 +49,7 @@ def batch_norm(c: Context) -> Effect:
     outs = [c.layout.settle(c.outs[0], value.expand(target), known.expand(target))]
     outs += [c.layout.unknown(ref) for ref in c.outs[1:]]
     made = BatchNorm(c, outs, [m if m is True else m.expand(target) for m in matters])  # type: ignore[union-attr]
-    made.line = line
+    made.line, made.batch = line, training or found[3] is None
     return made
 
 
@@ -66,10 +66,12 @@ def _one_number(x: Fact) -> Tensor:
 class BatchNorm(Pointwise):
     """Channel by channel; the saved statistics of the further outputs depend on everything.
 
-    `line` is the scale, the mean and the bias of each channel, if its statistics are known.
+    `line` is the scale, the mean and the bias of each channel, if its statistics are known; `batch`
+    says that they are taken anew from the whole channel.
     """
 
     line: tuple[Tensor, Tensor, Tensor] | None = None
+    batch = False
 
     def need(self, wanted: Sequence[Marks]) -> list[Marks]:
         """The same channel, unless its weight is zero, and the parameters of that channel."""
@@ -80,6 +82,9 @@ class BatchNorm(Pointwise):
             return [None] * len(self.c.ins)
         line = first.transpose(0, 1).flatten(1).any(1)
         there = first if isinstance(matters, bool) or matters is None else first & matters
+        if self.batch:
+            others = [dim for dim in range(there.ndim) if dim != 1]
+            there = there.any(others, keepdim=True).expand(there.shape)
         found: list[Marks] = [reduced(there, self.c.layout.small(self.c.ins[0]))]
         for ref in self.c.ins[1:]:
             shape = self.c.layout.small(ref)
