@@ -120,9 +120,15 @@ def _besides() -> Iterator[str]:
         rows = [r for r in zoo.stored(suite).values() if "loads" in r]
         if rows:
             good = sum(r["loads"] == "loads" for r in rows)
+            run = sum(r["loads"] == "loads into an original that has run" for r in rows)
             yield (
                 f"Saved with `excise.save` and loaded with the factory of the original ({suite}): "
-                f"{good} of {len(rows)} say the same."
+                f"{good} of {len(rows)} say the same"
+                + (
+                    f", and {run} that change while they run, once the original has run."
+                    * bool(run)
+                )
+                + "." * (not run)
             )
     rows = list(zoo.stored("transformers").values())
     said = [str(r["generate"]) for r in rows if "generate" in r]
@@ -153,8 +159,9 @@ def _revisions() -> str:
         found = Counter(r.get("revision", "") for r in zoo.stored(suite).values())
         words = [f"{n} on {r or 'earlier ones'}" for r, n in found.most_common()]
         parts += [f"{suite}: {', '.join(words)}"] if words else []
-    return "Rows by the commit they were measured on (`+`: results not committed yet). " + (
-        "; ".join(parts) + "."
+    return (
+        "Rows by the commit they were measured on (`+`: and changes that came with the next). "
+        + ("; ".join(parts) + ".")
     )
 
 

@@ -93,11 +93,16 @@ def save(name: str, rows: Rows) -> None:
 
 
 def revision() -> str:
-    """The commit of the code that runs, with a plus if files differ from it; empty outside git."""
-    here = Path(__file__).parents[1]
-    words = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
-    found = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
-    return found.stdout.strip()
+    """The commit of the code that runs, with a plus if code differs from it; empty outside git."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parents[1]
+        command = ["git", *words]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "src", "benchmarks", ":!benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def rounded(row: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +170,7 @@ def chosen(given: argparse.Namespace, name: str, rows: Rows) -> list[str]:
     if given.failed:
         todo = [n for n in todo if n in rows and rows[n]["outcome"] not in VERIFIED]
     if given.new:
-        todo = [n for n in todo if n not in rows]
+        todo = [n for n in todo if n not in rows or (given.more and "loads" not in rows[n])]
     if given.more:
         todo = [n for n in todo if n in rows and rows[n]["outcome"] in VERIFIED]
     return todo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -34,3 +35,16 @@ def test_the_question_is_answered_in_the_second_paragraph() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\((docs/[^)#]*)\)", README))
 def test_links_lead_somewhere(link: str) -> None:
     assert (Path(__file__).parents[2] / link).exists()
+
+
+def test_the_counts_of_networks_are_those_that_were_measured() -> None:
+    """The table of README against the rows that `benchmarks/zoo.py` left."""
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    said = [(int(a), int(b)) for a, b in re.findall(r"\| (\d+) of (\d+) \|", README)]
+    found = []
+    for suite in ("torchvision", "timm", "transformers", "other", "micro"):
+        lines = (folder / f"{suite}.jsonl").read_text("utf-8").splitlines()
+        outcomes = [json.loads(line)["outcome"] for line in lines]
+        ran = [outcome for outcome in outcomes if outcome != "does not run uncut"]
+        found.append((sum(o.startswith("verified") for o in ran), len(ran)))
+    assert said == found
