@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import excise
-from excise.errors import InvalidTargetError, MeasureError, UnreachableTargetError
+from excise.errors import ExampleError, InvalidTargetError, MeasureError, UnreachableTargetError
 
 
 class Slow(nn.Module):
@@ -116,6 +116,13 @@ def test_nothing_takes_time_on_the_meta_device() -> None:
         excise.prune(model, INPUT.to("meta"), speedup=2.0)
     with pytest.raises(InvalidTargetError, match="meta"):
         excise.prune(_network(), INPUT.to("meta"), latency_ms=2.0)
+
+
+def test_without_an_input_that_runs() -> None:
+    with pytest.raises(ExampleError):
+        excise.prune(_network(), speedup=2.0)
+    with pytest.raises(ExampleError):
+        excise.prune(_network(), torch.randn(1, 4, 8, 8), speedup=2.0)
 
 
 def test_out_of_reach_leaves_the_model_alone() -> None:
