@@ -72,3 +72,16 @@ def test_bad_calibration_is_refused() -> None:
         excise.prune(doubled(), X[:2], keep_macs=0.6, criterion="obs")
     with pytest.raises(CalibrationError):
         excise.prune(doubled(), X[:2], keep_macs=0.6, calibration=[])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_refitted_from_wide_statistics(dtype: torch.dtype) -> None:
+    model, x, fresh = doubled().to(dtype), X.to(dtype), FRESH.to(dtype)
+    wide = excise.prune(doubled(), X[:2], keep_macs=0.6, calibration=X.split(16), latency=False)
+    half = excise.prune(model, x[:2], keep_macs=0.6, calibration=x.split(16), latency=False)
+    cut = excise.remove(model, half.plan)
+    assert {p.dtype for p in half.model.parameters()} == {dtype}
+    assert half.plan.removed == wide.plan.removed
+    with torch.no_grad():
+        wanted, plain, better = (m.eval()(fresh).double() for m in (model, cut, half.model))
+    assert float((wanted - better).norm()) < 0.2 * float((wanted - plain).norm())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import excise
 from excise.calibration import Batch
 from excise.refit import recalibrate, refit
+from excise.refit.statistic import recalibrate_if_better
 from tests.calibration.network import doubled
 
 
@@ -62,3 +63,56 @@ def test_biases_alone_make_up_for_means_and_leave_weights() -> None:
     with torch.no_grad():
         off = (model(x) - small(x)).mean(0).abs().max()
     assert float(off) < 1e-2
+
+
+def given() -> list[Batch]:
+    return [Batch((x,), {}) for x in X.split(4)]
+
+
+def test_new_statistics_are_kept_where_they_help() -> None:
+    dense, small = normed(), normed()
+    norm = small[2]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    recalibrate(dense, given())
+    norm.running_mean += 3
+    assert recalibrate_if_better(dense, small, given())
+    with torch.no_grad():
+        assert float((dense(X) - small(X)).abs().max()) < 0.5
+    assert not any(module.training for module in small.modules())
+
+
+def test_new_statistics_are_dropped_where_they_do_not() -> None:
+    dense, small = normed(), normed()  # the same: any other statistics are further off
+    before = copy.deepcopy(small.state_dict())
+    assert not recalibrate_if_better(dense, small, given())
+    assert all(torch.equal(before[name], t) for name, t in small.state_dict().items())
+    assert not recalibrate_if_better(dense, small, given()[:1])
+
+
+def test_a_refit_says_whether_norms_were_recalibrated() -> None:
+    """Behind a depthwise layer, which is not refitted, a norm's statistics are all there is."""
+
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm = nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6)
+            self.mix = nn.Conv2d(6, 6, 3, groups=6)
+            self.double().eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.norm(self.mix(self.up(x).relu()))
+            return out
+
+    torch.manual_seed(0)
+    model, data = Depthwise(), given()
+    recalibrate(model, data)
+    plan = excise.plan_units(excise.trace(model, X[:2]), {})
+    small = excise.remove(model, plan)
+    assert not refit(model, small, plan, data).recalibrated
+    norm = small.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    norm.running_var *= 25
+    assert refit(model, small, plan, data).recalibrated
+    assert not refit(model, small, plan, data, weights=False).recalibrated

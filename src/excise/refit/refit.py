@@ -8,7 +8,7 @@ already refitted, its targets the dense model's own outputs. Then both go on, wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from excise.errors import CalibrationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
+from excise.refit.statistic import recalibrate_if_better
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 
 _HELD = 5
@@ -47,10 +48,17 @@ class Repair(NamedTuple):
 
 @dataclass(frozen=True)
 class Refit:
-    """What a refit did, consumer by consumer, in order of execution."""
+    """What a refit did.
+
+    Attributes:
+        repairs: consumer by consumer, in order of execution.
+        samples: that it had.
+        recalibrated: whether batch norms have new statistics.
+    """
 
     repairs: tuple[Repair, ...] = field(repr=False)
     samples: int
+    recalibrated: bool = False
 
     def __str__(self) -> str:
         return "\n".join(
@@ -72,6 +80,7 @@ def refit(
 
     Changed: weights of linear layers and convolutions that read a cut model's activations, their
     biases, and the running mean of a batch norm behind a layer without bias (which takes the bias).
+    At the end, running means and variances, if that brings the results on held-out batches nearer.
     Not changed: anything else, any shape, `dense`. A consumer whose error on held-out rows does not
     improve keeps its weights. Both models run in eval mode and get their mode back.
 
@@ -102,7 +111,9 @@ def refit(
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(small, first.args, first.kwargs, real=True)
         work = Work(before, after, dense, small, plan, rows=rows, weights=weights)
-        return work.run(batches)
+        found = work.run(batches)
+        better = weights and recalibrate_if_better(dense, small, batches)
+        return replace(found, recalibrated=better)
     finally:
         for module, training in modes:
             module.training = training

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from excise.calibration import Batch
+from excise.graph import traced
+from excise.measure.latency import evaluated
+from excise.scores.probe import distance, outputs, results
 
+_HELD = 5
 _Norm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one name for all of them
 
 
@@ -61,3 +65,32 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
                 if tensor is not None:
                     found[f"{name}.{key}" if name else key] = tensor.detach().clone()
     return found
+
+
+def recalibrate_if_better(dense: nn.Module, small: nn.Module, batches: Sequence[Batch]) -> bool:
+    """`recalibrate`, kept only if the results on held-out batches come nearer to the dense model's.
+
+    Args:
+        dense: the model before the cut. Not touched.
+        small: the model after it; its batch norm statistics may change, nothing else.
+        batches: calibration inputs; every fifth, or the last, judges and is not averaged.
+
+    Returns:
+        Whether there are new statistics; False too without batch norms or with a single batch.
+    """
+    old = statistics(small)
+    if not old or len(batches) < 2:  # noqa: PLR2004 - one to average, one to judge by
+        return False
+    judge = list(batches[_HELD - 1 :: _HELD]) or [batches[-1]]
+    with evaluated(dense), evaluated(small):
+        ends = results(traced(dense, judge[0].args, judge[0].kwargs, real=True))
+        wanted = [outputs(dense, batch, ends) for batch in judge]
+        before = distance(wanted, (outputs(small, batch, ends) for batch in judge))
+        recalibrate(small, [b for b in batches if not any(b is other for other in judge)])
+        after = distance(wanted, (outputs(small, batch, ends) for batch in judge))
+    if after < before:
+        return True
+    tensors = dict(small.named_buffers(remove_duplicate=False))
+    for name, value in old.items():
+        tensors[name].copy_(value)
+    return False
