@@ -104,6 +104,21 @@ def test_without_kernels_the_model_is_left_alone(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_kernels
+def test_masks_that_are_still_attached_are_merged() -> None:
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)).eval()
+    for layer in (model[0], model[2]):
+        prune.l1_unstructured(layer, "weight", 0.9)
+    x = torch.randn(64, 512)
+    made: Any = sparsify(model, x)
+    assert [t.name for t in made.timings] == ["0", "2"]
+    assert hasattr(model[0], "weight_mask")
+    assert not [name for name in made.model.state_dict() if name.endswith(("_mask", "_orig"))]
+    with torch.no_grad():
+        assert torch.allclose(made.model(x), model(x), atol=1e-4)
+
+
+@needs_kernels
 def test_norms_are_folded_where_nobody_else_reads() -> None:
     """The second norm's input is read twice, and the third belongs to no layer."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import excise
 from excise.errors import CalibrationError, InvalidTargetError, UnknownModuleError
@@ -167,3 +168,12 @@ def test_prune_is_the_one_call_and_files_get_smaller(tmp_path: Path) -> None:
 def test_prune_refuses_two_requests_at_once(mentions: str, options: Any) -> None:
     with pytest.raises(InvalidTargetError, match=mentions):
         excise.prune(net(), X[:2], **options)
+
+
+def test_a_mask_that_is_still_attached_is_merged() -> None:
+    model = net()
+    prune.l1_unstructured(model.one, "weight", 0.3)
+    made = zero(model, X[:2], sparsity=0.6, calibration=FIT)
+    assert "one.weight" in {z.weight for z in made.layers}
+    assert hasattr(model.one, "weight_mask")
+    assert "one.weight_orig" not in made.model.state_dict()

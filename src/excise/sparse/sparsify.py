@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from excise.errors import SparseError, TraceError
+from excise.exact import plain
 from excise.graph import trace
 from excise.measure import Speedup, speedup
 from excise.measure.latency import evaluated
@@ -31,7 +31,8 @@ class Sparsified:
     """A model with sparse layers where they are faster.
 
     Attributes:
-        model: a copy of the one given; its class is the same, some layers are others.
+        model: a copy of the one given, masks and parametrizations merged; its class is the same,
+            some layers are others.
         timings: of every layer that was timed.
         swapped: names of the layers that are sparse now.
         folded: names of the batch norms that went into a sparse layer before them.
@@ -88,13 +89,13 @@ def sparsify(
         raise SparseError(f"min_zeros={min_zeros!r}", "a share of zeros in [0, 1]")
     found = library()
     if not isinstance(found, Library):
-        return Sparsified(copy.deepcopy(model), (), (), (), None, 0.0, f"no kernels: {found.why}")
-    small = copy.deepcopy(model).eval()  # the example runs on it, and timing does
+        return Sparsified(plain(model), (), (), (), None, 0.0, f"no kernels: {found.why}")
+    small = plain(model).eval()  # the example runs on it, and timing does
     norms = _norms(small, inputs, kwargs)
     timings, swaps = _timed(small, min_zeros, norms, (inputs, kwargs))
     if not swaps:
         why = "no layer with enough zeros is faster sparse" if timings else "no layer has enough"
-        return Sparsified(copy.deepcopy(model), tuple(timings), (), (), None, 0.0, why)
+        return Sparsified(plain(model), tuple(timings), (), (), None, 0.0, why)
     for name, sparse in swaps.items():
         small.set_submodule(name, sparse.train(mode=False))
         if name in norms:
@@ -103,7 +104,7 @@ def sparsify(
     gained = speedup(model, small, *inputs, **kwargs)
     if gained.ratio < 1:
         why = f"the whole model is {1 / gained.ratio:.2f} times slower with them"
-        return Sparsified(copy.deepcopy(model), tuple(timings), (), (), None, 0.0, why)
+        return Sparsified(plain(model), tuple(timings), (), (), None, 0.0, why)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)

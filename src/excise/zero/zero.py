@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from excise.budget import plan_units
 from excise.budget.option import matching, patterns_of
 from excise.calibration import Batch, Visit, batches
 from excise.errors import InvalidTargetError
+from excise.exact import plain
 from excise.graph import traced
 from excise.plan import Plan
 from excise.refit.refit import DEFAULT_ROWS, Repair, Work
@@ -88,7 +88,8 @@ def zero(
         kwargs: keyword inputs of the model.
 
     Returns:
-        A copy of the model with zeros; shapes and dtypes are what they were. Left alone: layers
+        A copy of the model with zeros, masks and parametrizations merged; shapes and dtypes are
+        what they were. Left alone: layers
         that the pattern does not divide, depthwise and transposed convolutions, weights that are
         used more than once, and everything that is no layer.
 
@@ -107,12 +108,12 @@ def zero(
     patterns = patterns_of(protect)
     data = calibration if calibration is not None else Batch(inputs, kwargs)
     given = [data] if isinstance(data, Batch) else batches(data, inputs, kwargs, samples=samples)
-    zeroed = copy.deepcopy(model)
-    modes = [(module, module.training) for module in (*model.modules(), *zeroed.modules())]
+    dense, zeroed = plain(model), plain(model)  # masks multiplied in
+    modes = [(module, module.training) for module in zeroed.modules()]
     try:
-        model.eval()
+        dense.eval()
         zeroed.eval()
-        walk = _Walk(model, zeroed, given[0], METHODS[method], update=method == "admm")
+        walk = _Walk(dense, zeroed, given[0], METHODS[method], update=method == "admm")
         guarded = matching(walk.before, patterns)
         layers = {n: m for n, m in walk.matrices().items() if shape.fits(m.shape)}
         layers = {name: matrix for name, matrix in layers.items() if name not in guarded}
