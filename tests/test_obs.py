@@ -78,6 +78,24 @@ def test_later_costs_are_those_of_all_removed_together() -> None:
         )
 
 
+def test_units_that_go_together_cost_what_they_cost_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["excise.scores.obs"], "_ROUNDS", 2)  # up to three at a time
+    monkeypatch.setattr(sys.modules["excise.scores.obs"], "_TOGETHER", 1e9)
+    model, x, found = curve("conditional")
+    assert list(found.cost) == sorted(found.cost)
+    for count in (3, 4):  # the ends of the two rounds
+        assert found.cost[count - 1] == pytest.approx(
+            lost(model, x, found.order[:count], "conditional"), rel=0.02
+        )
+
+
+def test_twins_do_not_go_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["excise.scores.obs"], "_ROUNDS", 2)
+    test_a_twin_costs_nothing_until_its_other_half_goes()
+
+
 def test_greedy_is_near_the_best_subset() -> None:
     model, x, found = curve("conditional")
     best = min(lost(model, x, pair, "conditional") for pair in itertools.combinations(range(5), 2))

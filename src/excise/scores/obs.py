@@ -19,6 +19,10 @@ Level = Literal["second", "variance", "conditional"]
 DEFAULT_ROWS = 4096
 DEFAULT_DAMPING = 1e-2
 DEFAULT_PROBES = 128
+_ROUNDS = 256
+"""Units of larger groups go several at a time, so that there are no more rounds than that."""
+_TOGETHER = 2.0
+"""Units go at the same time if that costs at most so many times what each alone does."""
 _PASSES = 3
 """All probes together run no more than so many times the calibration data."""
 
@@ -43,7 +47,8 @@ def obs(
 
     as a share of the consumer's output variance, summed over the consumers of the group. With
     `conditional`, the unit that costs least goes, `C^-1` and `W` are updated as if the consumer had
-    been refitted, and so on: one run gives the whole curve.
+    been refitted, and so on: one run gives the whole curve. Of groups of more than 256 units
+    several go at a time, unless they make up for each other.
 
     Args:
         model: the model that was traced, in the mode in which it is to run. Not touched.
@@ -142,18 +147,31 @@ def _ranked(readings: Iterable[_Reading], size: int, level: Level) -> Curve:
 
 
 def _greedy(readings: Iterable[_Reading], size: int, damping: float) -> Curve:
-    """Take the cheapest unit, let its consumers make up for it, and so on."""
+    """Take the cheapest units, let their consumers make up for them, and so on."""
     states = [_State(reading, damping) for reading in readings]
     alive, order, cost, total = list(range(size)), list[int](), list[float](), 0.0
+    most = -(-size // _ROUNDS)
     while len(alive) > 1:
-        each = torch.stack([state.costs(alive) for state in states]).sum(0)
-        place = int(each.argmin())
-        total += max(0.0, float(each[place]))
-        order.append(alive.pop(place))
-        cost.append(total)
+        each = torch.stack([state.costs(alive) for state in states]).sum(0).clamp_min(0)
+        ranked = torch.argsort(each, stable=True)[: min(most, len(alive) - 1)]
+        units, own = [alive[i] for i in ranked.tolist()], each[ranked].tolist()
+        while len(units) > 1 and _together(states, units) > _TOGETHER * sum(own):
+            units = units[: len(units) // 2]  # they make up for each other: not all of them at once
+        own = own[: len(units)]
+        joint = max(0.0, _together(states, units))
+        for unit, share in zip(units, own, strict=True):
+            total += joint * (share / sum(own) if sum(own) else 1 / len(own))
+            order.append(unit)
+            cost.append(total)
+            alive.remove(unit)
         for state in states:
-            state.eliminate(order[-1])
+            state.eliminate(units)
+            state.compact(alive)
     return Curve(tuple(order), tuple(cost))
+
+
+def _together(states: Iterable[_State], units: list[int]) -> float:
+    return sum(state.joint(units) for state in states)
 
 
 class _State:
@@ -174,15 +192,37 @@ class _State:
         found: Tensor = inner.mul(_blocks(self.product, columns)).sum((0, 2, 3)).double().cpu()
         return found
 
-    def eliminate(self, unit: int) -> None:
-        """Take a unit's columns out: W <- W (I - E_k K) with K = (C^-1)_kk^-1 (C^-1)_k."""
-        k = self.columns[unit]
+    def joint(self, units: list[int]) -> float:
+        """What these units cost together."""
+        columns = self.columns[units].reshape(1, -1)
+        inner = torch.linalg.inv(_blocks(self.inverse, columns))
+        return float(inner.mul(_blocks(self.product, columns)).sum())
+
+    def eliminate(self, units: list[int]) -> None:
+        """Take columns out: W <- W (I - E_k K) with K = (C^-1)_kk^-1 (C^-1)_k; so does C^-1."""
+        k = self.columns[units].reshape(-1)
         rows = self.inverse[:, k]
         gain = torch.linalg.solve(rows[:, :, k], rows)
-        self.inverse -= rows.mT @ gain
+        self.inverse.baddbmm_(rows.mT, gain, alpha=-1)
         ours = self.product[:, :, k]
-        moved = ours @ gain
-        self.product += gain.mT @ (ours[:, k] @ gain) - moved - moved.mT
+        half = ours - gain.mT @ ours[:, k] / 2
+        self.product.baddbmm_(half, gain, alpha=-1)
+        self.product.baddbmm_(gain.mT, half.mT, alpha=-1)
+
+    def compact(self, alive: list[int]) -> None:
+        """Let go of the columns of units that are gone, once they are a quarter of all."""
+        width = self.columns.shape[1]
+        gone = torch.ones(len(self.columns), dtype=torch.bool)
+        gone[alive] = False
+        left = torch.ones(self.inverse.shape[-1], dtype=torch.bool)
+        left[self.columns[gone & (self.columns[:, 0] >= 0)].reshape(-1)] = False
+        if 4 * int(left.sum()) > 3 * len(left):
+            return
+        place = torch.cumsum(left, 0) - 1
+        self.columns = torch.where(gone[:, None].expand(-1, width), -1, place[self.columns])
+        keep = left.nonzero().flatten().to(self.inverse.device)
+        self.inverse = self.inverse[:, keep][:, :, keep]
+        self.product = self.product[:, keep][:, :, keep]
 
 
 def _blocks(matrix: Tensor, columns: Tensor) -> Tensor:
