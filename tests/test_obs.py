@@ -92,8 +92,17 @@ def test_units_that_go_together_cost_what_they_cost_together(
 
 
 def test_twins_do_not_go_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["excise.scores.obs"], "_ROUNDS", 2)
-    test_a_twin_costs_nothing_until_its_other_half_goes()
+    monkeypatch.setattr(sys.modules["excise.scores.obs"], "_ROUNDS", 2)  # up to four at a time
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        for tensor in model[0].parameters():
+            tensor[1::2] = tensor[::2]
+    x = torch.randn(500, 3, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    (found,) = obs(model, graph, [Batch((x,), {})], damping=1e-6, probes=0).values.values()
+    assert {unit // 2 for unit in found.order[:4]} == {0, 1, 2, 3}
+    assert found.cost[3] < 0.01 * found.cost[4]
 
 
 def test_greedy_is_near_the_best_subset() -> None:
