@@ -288,7 +288,12 @@ def run(name: str) -> dict[str, Any]:
     with torch.no_grad():
         model(x)
     whole = sum(p.numel() for p in model.parameters())
-    row: dict[str, Any] = {"model": name, "params": whole, "least_params": most(model, x)}
+    row: dict[str, Any] = {
+        "model": name,
+        "threads": torch.get_num_threads(),
+        "params": whole,
+        "least_params": most(model, x),
+    }
     for tool in TOOLS:
         row[tool] = attempt(tool, model, x)
     return row
@@ -307,28 +312,29 @@ def say(cell: dict[str, Any]) -> str:
     )
 
 
+def keep(row: dict[str, Any]) -> None:
+    """Write a row beside those of other models; an older one of its own is replaced."""
+    rows = json.loads(RESULT.read_text("utf-8"))["rows"] if RESULT.exists() else []
+    rows = [r for r in rows if r["model"] != row["model"]] + [row]
+    rows.sort(key=lambda r: list(MODELS).index(r["model"]))
+    head = {"torch": torch.__version__, "cores": os.cpu_count()}
+    RESULT.write_text(json.dumps({**head, "rows": rows}, indent=2) + "\n", "utf-8")
+
+
 def main() -> None:
     """Run the table, print it, and write it down."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append")
     chosen = parser.parse_args().only or list(MODELS)
     vision.prepare()
-    rows = []
     for name in chosen:
         row = run(name)
-        rows.append(row)
         print(
             f"{name}: {row['params']:,} parameters, at least {row['least_params']:,} have to stay"
         )
         for tool in TOOLS:
             print(f"  {tool:18} {say(row[tool])}", flush=True)
-    if len(chosen) == len(MODELS):
-        head = {
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(),
-        }
-        RESULT.write_text(json.dumps({**head, "rows": rows}, indent=2) + "\n", "utf-8")
+        keep(row)
 
 
 if __name__ == "__main__":
