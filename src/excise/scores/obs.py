@@ -156,8 +156,8 @@ def _greedy(readings: Iterable[_Reading], size: int, damping: float) -> Curve:
         ranked = torch.argsort(each, stable=True)[: min(most, len(alive) - 1)]
         units, own = [alive[i] for i in ranked.tolist()], each[ranked].tolist()
         while len(units) > 1 and _together(states, units) > _TOGETHER * sum(own):
-            units = units[: len(units) // 2]  # they make up for each other: not all of them at once
-        own = own[: len(units)]
+            half = len(units) // 2  # they make up for each other: not all of them at once
+            units, own = units[:half], own[:half]
         joint = max(0.0, _together(states, units))
         for unit, share in zip(units, own, strict=True):
             total += joint * (share / sum(own) if sum(own) else 1 / len(own))
