@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import tracemalloc
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from excise.errors import InvalidTargetError, PackedDataError
-from excise.packing import LAYOUTS, Packed, pack, size_of, unpack
+from excise.packing import LAYOUTS, Packed, pack, parsed, size_of, text_of, unpack
 from excise.packing.pack import checksum
 from excise.packing.word import DTYPES
 
@@ -45,7 +44,7 @@ def test_the_round_trip_is_bit_exact(dtype: torch.dtype, layout: str) -> None:
             packed = pack(tensor, layout, signed_zeros=True)
             if packed is None:
                 continue
-            entry = json.loads(json.dumps(packed.entry))
+            entry = parsed(text_of(packed.entry))
             again = unpack(entry, packed.data)
             assert again.dtype == dtype
             assert again.shape == tensor.shape
@@ -116,7 +115,7 @@ def test_within_four_percent_of_the_entropy(dtype: torch.dtype, zeros: float) ->
     share = len(values) / tensor.numel()
     mask = -(share * math.log2(share) + (1 - share) * math.log2(1 - share)) * tensor.numel() / 8
     least = mask + sum(_entropy(np.ascontiguousarray(column)) for column in values.T)
-    assert len(packed.data) + len(json.dumps(packed.entry)) <= 1.04 * least
+    assert len(packed.data) + len(text_of(packed.entry)) <= 1.04 * least
 
 
 def test_structured_zeros_cost_next_to_nothing() -> None:
@@ -148,7 +147,7 @@ def _made(layout: str) -> Packed:
     return packed
 
 
-_OTHER = {"raw": "rans", "rans": "deflate", "deflate": "raw"}
+_OTHER = {"raw": "rans", "rans": "deflate", "deflate": "bits", "bits": "raw"}
 ENTRIES: dict[str, Any] = {
     "no entry": lambda _: None,
     "a list": lambda _: [],
@@ -187,6 +186,23 @@ def test_a_damaged_entry_is_refused(layout: str, damage: str) -> None:
         unpack(ENTRIES[damage](copy.deepcopy(packed.entry)), packed.data)
 
 
+TEXTS = [
+    "", "bitmask", "bitmask F32 2x2 nonzeros=1 raw:1", "bitmask F32 2x2 nonzeros=1 raw:1 123",
+    "coo F32 2 - raw:8 00000000", "planes F32 2,2 - raw:8 00000000",
+    "planes F32 2 - raw:8 00000000 ", "planes F32 -2 - raw:8 00000000",
+    "planes F32 2 n=1 raw:8 00000000", "bitmask F32 2 nonzeros=3 raw:8 00000000",
+    "planes F32 99999999999999999999 - raw:8 00000000",
+    "planes F32 9999999x9999999 - raw:8 00000000", "planes F32 2 - raw:8 0000000g",
+    "planes F32 " + "1x" * 4000 + "1 - raw:8 00000000",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*TEXTS, None, 3, {}])
+def test_a_text_that_is_no_entry_is_refused(text: Any) -> None:
+    with pytest.raises(PackedDataError):
+        parsed(text)
+
+
 @settings(max_examples=300)
 @given(st.data(), st.sampled_from([*LAYOUTS]))
 def test_no_damage_crashes_or_takes_more_than_twice_the_room(data: Any, layout: str) -> None:
@@ -197,7 +213,7 @@ def test_no_damage_crashes_or_takes_more_than_twice_the_room(data: Any, layout: 
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
         place = data.draw(st.integers(0, len(entry["sections"]) - 1))
-        entry["sections"][place][0] = data.draw(st.sampled_from(["raw", "rans", "deflate"]))
+        entry["sections"][place][0] = data.draw(st.sampled_from(["raw", "rans", "bits", "deflate"]))
     if data.draw(st.booleans()) and entry["options"]:
         key = data.draw(st.sampled_from(sorted(entry["options"])))
         entry["options"][key] = data.draw(st.integers(0, 4096))

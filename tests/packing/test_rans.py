@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from excise.errors import PackedDataError
-from excise.packing.rans import BITS, Coded, decode, encode, frequencies_of
+from excise.packing.rans import (
+    BITS,
+    Coded,
+    bit_classes_of,
+    bit_frequencies,
+    decode,
+    encode,
+    frequencies_of,
+)
 
 
 @given(st.binary(max_size=9000), st.integers(1, 256))
@@ -27,6 +35,22 @@ def test_bits_of_a_mask_cost_their_entropy(share: float) -> None:
     values = np.packbits(source.random(8 * 200_000) > share)
     limit = 200_000 * -(share * np.log2(share) + (1 - share) * np.log2(1 - share))
     assert encode(values).size <= 1.02 * limit + 300
+
+
+@given(st.binary(max_size=3000))
+def test_shares_by_the_number_of_bits_add_up_and_decode(data: bytes) -> None:
+    values = np.frombuffer(data, np.uint8)
+    shares = bit_frequencies(bit_classes_of(values))
+    assert int(shares.sum(dtype=np.int64)) == 1 << BITS
+    assert int(shares.min()) >= 1
+    assert np.array_equal(decode(encode(values, shares), len(values)), values)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
+def test_nine_shares_do_as_well_as_all_for_a_mask(share: float) -> None:
+    values = np.packbits(np.random.default_rng(0).random(8 * 20_000) > share)
+    few = encode(values, bit_frequencies(bit_classes_of(values))).size
+    assert few <= 1.01 * encode(values).size  # which fits the noise, and needs a table for it
 
 
 def test_one_value_costs_nothing() -> None:

@@ -14,7 +14,7 @@ from excise.errors import (
     PackedDataError,
     PlanFormatError,
 )
-from excise.packing import size_of
+from excise.packing import parsed
 from excise.plan import VERSION as PLAN_VERSION
 from excise.plan import Plan
 
@@ -75,19 +75,20 @@ def read_header(path: str | Path) -> Header:
     good = isinstance(ties, dict) and all(isinstance(v, str) for v in ties.values())
     if not good:
         raise CorruptFileError(where, "its table of ties is damaged")
-    _check_packed(where, packed)
-    return Header(plan, ties, packed)
+    return Header(plan, ties, _entries(where, packed))
 
 
-def _check_packed(where: str, packed: Any) -> None:
+def _entries(where: str, packed: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(packed, dict):
         raise CorruptFileError(where, "its table of packed tensors is damaged")
+    found: dict[str, Mapping[str, Any]] = {}
     name = ""
     try:
-        for name, entry in packed.items():  # noqa: B007 - the error says which
-            size_of(entry)
+        for name, text in packed.items():
+            found[name] = parsed(text)
     except PackedDataError as error:
         raise CorruptFileError(where, f"{name}: {error.problem}") from error
+    return found
 
 
 def _check_plan_version(where: str, text: str) -> None:

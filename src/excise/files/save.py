@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from excise.errors import ForeignFileError, InvalidTargetError, StalePlanError
 from excise.files.format import PACKED_KEY, PLAN_KEY, TIES_KEY, VERSION, VERSION_KEY
-from excise.packing import LAYOUTS, pack
+from excise.packing import LAYOUTS, pack, text_of
 from excise.plan import Plan, checked
 from excise.trace import skeleton
 
 _FORMATS = ("auto", "dense", *LAYOUTS)
-_ENTRY = 256  # bytes of the header that an entry takes
+_ENTRY = 96  # bytes of the header that an entry takes
 _SMALLEST = 64  # elements; below, an entry takes more than packing saves
 
 
@@ -90,7 +90,7 @@ def save(
             draft.unlink(missing_ok=True)
 
 
-def _pack(stored: dict[str, Tensor], layout: str) -> dict[str, dict[str, Any]]:
+def _pack(stored: dict[str, Tensor], layout: str) -> dict[str, str]:
     """Replace tensors by their packed bytes, one at a time; names -> entries."""
     if layout not in _FORMATS:
         raise InvalidTargetError("format", repr(layout), f"one of {', '.join(_FORMATS)}")
@@ -103,7 +103,7 @@ def _pack(stored: dict[str, Tensor], layout: str) -> dict[str, dict[str, Any]]:
         small = packed is not None and len(packed.data) + _ENTRY < tensor.nbytes
         if packed is not None and (small or layout != "auto"):
             stored[name] = torch.frombuffer(bytearray(packed.data), dtype=torch.uint8)
-            entries[name] = packed.entry
+            entries[name] = text_of(packed.entry)
     return entries
 
 

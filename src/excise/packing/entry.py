@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,54 @@ def size_of(entry: Any) -> int:
     if not pairs or not _whole(entry["crc"]):
         raise PackedDataError("its sections are no pairs of a coder and a length")
     return size
+
+
+_TEXT = re.compile(
+    r"(?P<layout>\w+) (?P<dtype>\w+) (?P<shape>-|\d+(?:x\d+)*) (?P<options>-|\w+=\d+(?:,\w+=\d+)*)"
+    r" (?P<sections>-|\w+:\d+(?:,\w+:\d+)*) (?P<crc>[0-9a-f]{8})"
+)
+_LONGEST_TEXT = 4096
+
+
+def text_of(entry: Mapping[str, Any]) -> str:
+    """An entry as a file holds it: `bitmask F32 64x3x3x3 nonzeros=415 bits:256,raw:415 1f2e3d4c`.
+
+    Without a checksum, if there is none yet, it is what the checksum is taken of.
+    """
+    options = ",".join(f"{key}={value}" for key, value in entry["options"].items())
+    sections = ",".join(f"{coder}:{size}" for coder, size in entry["sections"])
+    parts = [
+        entry["layout"], entry["dtype"], "x".join(map(str, entry["shape"])) or "-", options or "-",
+        sections or "-",
+    ]  # fmt: skip
+    return " ".join([*parts, f"{entry['crc']:08x}"] if "crc" in entry else parts)
+
+
+def parsed(text: Any) -> dict[str, Any]:
+    """The inverse of `text_of`.
+
+    Raises:
+        PackedDataError: it is no entry.
+    """
+    short = isinstance(text, str) and len(text) <= _LONGEST_TEXT
+    found = _TEXT.fullmatch(text) if short else None
+    if found is None:
+        raise PackedDataError(f"{str(text)[:80]!r} is no entry")
+
+    def split(name: str, by: str) -> list[list[str]]:
+        whole = found[name]
+        return [] if whole == "-" else [part.split(by) for part in whole.split(",")]
+
+    entry = {
+        "layout": found["layout"],
+        "dtype": found["dtype"],
+        "shape": [] if found["shape"] == "-" else [int(n) for n in found["shape"].split("x")],
+        "options": {key: int(value) for key, value in split("options", "=")},
+        "sections": [[coder, int(size)] for coder, size in split("sections", ":")],
+        "crc": int(found["crc"], 16),
+    }
+    size_of(entry)
+    return entry
 
 
 def _whole(number: Any) -> bool:

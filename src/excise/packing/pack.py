@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from excise.errors import InvalidTargetError, PackedDataError
-from excise.packing.entry import LAYOUTS, shape_of, size_of
+from excise.packing.entry import LAYOUTS, shape_of, size_of, text_of
 from excise.packing.rans import Bytes
 from excise.packing.section import Section, read, write
 from excise.packing.word import NAMES, Words, plain, tensor_of, words_of
@@ -75,7 +74,8 @@ def _packed(words: Words, tensor: Tensor, dtype: str, layout: str) -> Packed | N
         return None
     sections, parts = [], []
     for name, run in LAYOUTS[layout].runs(words, shape, options):
-        section, data = write(run, "raw" if name.startswith("raw:") else None)
+        coder = "raw" if name.startswith("raw:") else None
+        section, data = write(run, coder, mask=name == "mask")
         sections.append([section.coder, section.size])
         parts.append(data)
     data = b"".join(parts)
@@ -91,8 +91,7 @@ def _packed(words: Words, tensor: Tensor, dtype: str, layout: str) -> Packed | N
 
 def checksum(entry: Mapping[str, Any], data: bytes | memoryview) -> int:
     """CRC-32 of what an entry says, but for the checksum, and of the data."""
-    said = {key: value for key, value in entry.items() if key != "crc"}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    text = text_of({key: value for key, value in entry.items() if key != "crc"})
     return zlib.crc32(data, zlib.crc32(text.encode()))
 
 

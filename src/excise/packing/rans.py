@@ -22,6 +22,8 @@ _PER_LANE = 2048
 """Bytes for which a lane's state, four bytes, is worth it."""
 
 Bytes = npt.NDArray[np.uint8]
+_SET = np.array([i.bit_count() for i in range(256)])
+_CHOOSE = np.bincount(_SET)
 
 
 class Coded(NamedTuple):
@@ -61,14 +63,40 @@ def frequencies_of(values: Bytes) -> npt.NDArray[np.uint16]:
     return shares.astype(np.uint16)
 
 
-def encode(values: Bytes) -> Coded:
-    """Code bytes with the frequencies that they have.
+def bit_frequencies(classes: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+    """Shares of all bytes from those of a byte with 0, 1, ... 8 bits set."""
+    found: npt.NDArray[np.uint16] = classes[_SET]
+    return found
+
+
+def bit_classes_of(values: Bytes) -> npt.NDArray[np.uint16]:
+    """Shares of a byte with 0, 1, ... 8 bits set, so that those of all 256 bytes add up.
+
+    A mask of bits that do not depend on each other needs no more, and nine numbers take less room
+    than 256.
+    """
+    counts = np.bincount(_SET[values], minlength=9).astype(np.float64)
+    each = np.maximum(1, np.floor(_TOTAL * counts / max(1.0, counts.sum()) / _CHOOSE))
+    spare = _TOTAL - int((each * _CHOOSE).sum())
+    for k in np.argsort(-each * _CHOOSE):  # the least share of 1 took too much
+        step = min(int(each[k]) - 1, max(0, -(spare // int(_CHOOSE[k]))))
+        each[k], spare = each[k] - step, spare + step * int(_CHOOSE[k])
+    for k in np.argsort(-each):  # what rounding left
+        step = spare // int(_CHOOSE[k])
+        each[k], spare = each[k] + step, spare - step * int(_CHOOSE[k])
+    each[0] += spare  # of one byte only
+    found: npt.NDArray[np.uint16] = each.astype(np.uint16)
+    return found
+
+
+def encode(values: Bytes, frequencies: npt.NDArray[np.uint16] | None = None) -> Coded:
+    """Code bytes with the frequencies that they have, or with given ones.
 
     Source:
         Duda, "Asymmetric numeral systems", 2013, arXiv 1311.2540 (rANS); the lanes as in Giesen,
         "Interleaved entropy coders", 2014, arXiv 1402.3392, with one stream of words for all.
     """
-    frequencies = frequencies_of(values)
+    frequencies = frequencies_of(values) if frequencies is None else frequencies
     lanes, wide = lanes_for(values.size), frequencies.astype(np.uint64)
     starts = np.concatenate([[0], np.cumsum(wide)[:-1]]).astype(np.uint64)
     states = np.full(lanes, _LOW, dtype=np.uint64)

@@ -8,19 +8,30 @@ from typing import NamedTuple
 import numpy as np
 
 from excise.errors import PackedDataError
-from excise.packing.rans import BITS, Bytes, Coded, decode, encode, lanes_for
+from excise.packing.rans import (
+    BITS,
+    Bytes,
+    Coded,
+    bit_classes_of,
+    bit_frequencies,
+    decode,
+    encode,
+    lanes_for,
+)
 
 _LEVEL = 6
 _RAW_DEFLATE = -15  # no header and no checksum of zlib's own: the tensor has one
 _WORTH = 0.98  # a coder that saves less is not worth its time
 _TABLE = 256 * 2
+_FEW = 64  # bytes that are not worth a table
+_CLASSES = 9 * 2
 
 
 class Section(NamedTuple):
     """How a run of bytes is stored.
 
     Attributes:
-        coder: "raw", "rans" or "deflate".
+        coder: "raw", "rans", "bits" (rans with shares by the number of bits) or "deflate".
         size: bytes that it takes in the file.
     """
 
@@ -28,10 +39,12 @@ class Section(NamedTuple):
     size: int
 
 
-def write(values: Bytes, coder: str | None = None) -> tuple[Section, bytes]:
-    """Store bytes by a coder, or by the one that makes them smallest."""
+def write(values: Bytes, coder: str | None = None, *, mask: bool = False) -> tuple[Section, bytes]:
+    """Store bytes by a coder, or by the one that makes them smallest; `mask` says they are bits."""
     found = {"raw": values.tobytes()}
-    if coder == "rans" or (coder is None and values.size > _TABLE):
+    if coder == "bits" or (coder is None and mask and values.size):
+        found["bits"] = _ranged(values, bits=True)
+    if coder == "rans" or (coder is None and values.size > _FEW):
         found["rans"] = _ranged(values)
     if coder == "deflate" or (coder is None and values.size):
         packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _RAW_DEFLATE)
@@ -51,8 +64,8 @@ def read(section: Section, data: memoryview, count: int) -> Bytes:
         if len(data) != count:
             raise PackedDataError(f"a section of {len(data)} bytes should have {count}")
         return np.frombuffer(data, np.uint8)
-    if section.coder == "rans":
-        return decode(_parsed(data, count), count)
+    if section.coder in {"rans", "bits"}:
+        return decode(_parsed(data, count, bits=section.coder == "bits"), count)
     if section.coder == "deflate":
         return _inflated(data, count)
     raise PackedDataError(f"there is no coder {section.coder!r}")
@@ -69,23 +82,30 @@ def _inflated(data: memoryview, count: int) -> Bytes:
     return np.frombuffer(found, np.uint8)
 
 
-def _ranged(values: Bytes) -> bytes:
-    """Length of the table, the deflated table, states, words."""
-    coded = encode(values)
-    packer = zlib.compressobj(9, zlib.DEFLATED, _RAW_DEFLATE)
-    table = packer.compress(coded.frequencies.astype("<u2").tobytes()) + packer.flush()
-    head = len(table).to_bytes(2, "little") + table
+def _ranged(values: Bytes, *, bits: bool = False) -> bytes:
+    """The table, states, words."""
+    if bits:
+        classes = bit_classes_of(values)
+        coded, head = encode(values, bit_frequencies(classes)), classes.astype("<u2").tobytes()
+    else:
+        coded = encode(values)
+        packer = zlib.compressobj(9, zlib.DEFLATED, _RAW_DEFLATE)
+        table = packer.compress(coded.frequencies.astype("<u2").tobytes()) + packer.flush()
+        head = len(table).to_bytes(2, "little") + table
     return head + coded.states.astype("<u4").tobytes() + coded.words.astype("<u2").tobytes()
 
 
-def _parsed(data: memoryview, count: int) -> Coded:
-    length = int.from_bytes(data[:2], "little")
-    if len(data) < 2 + length:
+def _parsed(data: memoryview, count: int, *, bits: bool) -> Coded:
+    length = _CLASSES if bits else 2 + int.from_bytes(data[:2], "little")
+    if len(data) < length:
         raise PackedDataError("a coded section has no whole table")
-    frequencies = _inflated(data[2 : 2 + length], _TABLE).view("<u2")
+    if bits:
+        frequencies = bit_frequencies(np.frombuffer(data[:length], "<u2"))
+    else:
+        frequencies = _inflated(data[2:length], _TABLE).view("<u2")
     if int(frequencies.sum(dtype=np.int64)) != 1 << BITS:
         raise PackedDataError("the frequencies of a coded section do not add up")
-    rest = data[2 + length :]
+    rest = data[length:]
     states = 4 * lanes_for(count)
     if len(rest) < states or (len(rest) - states) % 2:
         raise PackedDataError("a coded section has another length than its bytes need")

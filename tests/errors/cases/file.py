@@ -24,7 +24,7 @@ from excise.errors import (
     UnsupportedModelError,
 )
 from excise.files.format import PACKED_KEY, PLAN_KEY, TIES_KEY, VERSION_KEY
-from excise.packing import pack, unpack
+from excise.packing import pack, parsed, text_of, unpack
 from tests.errors.bench import Act, Bench, Case, Net
 
 
@@ -129,7 +129,9 @@ def _packed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Bench], Act]:
         raw = bench.file.read_bytes()
         words = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
         entries = json.loads(words[PACKED_KEY])
-        change(entries["3.weight"])
+        entry = parsed(entries["3.weight"])
+        change(entry)
+        entries["3.weight"] = text_of(entry)
         save_file(found, bench.file, words | {PACKED_KEY: json.dumps(entries)})
         return lambda: excise.load(bench.file, Net)
 
@@ -165,18 +167,7 @@ SAVE = [
          lambda b: lambda: excise.save(b.small, b.plan, b.folder / "x", format="zip"),
          InvalidTargetError, "bitmask"),
 ]  # fmt: skip
-_ENTRY = json.dumps(
-    {
-        "9.weight": {
-            "layout": "planes",
-            "dtype": "F32",
-            "shape": [2],
-            "options": {},
-            "sections": [],
-            "crc": 0,
-        }
-    }
-)
+_ENTRY = json.dumps({"9.weight": "planes F32 2 - raw:8 00000000"})
 LOAD = [
     Case("no such file", _at(lambda f: f / "none.safetensors"), CorruptFileError, "No such file"),
     Case("a folder", _at(lambda f: f), CorruptFileError, "directory"),
