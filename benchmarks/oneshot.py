@@ -26,10 +26,12 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import oneshot_peer
 import peer
 import real
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,6 +75,8 @@ SETTINGS = {
 }
 OWN = ("excise", "excise, blocks", "magnitude", "random", "flap")
 BLOCK_STEPS = 100  # of "excise, blocks"
+RECOVERED = "excise, 2 epochs"  # of recovery on the 10,000 training images; no labels
+EPOCHS, RATE, SIZE = 2, 2e-3, 32
 
 
 class Subject:
@@ -157,6 +161,8 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
             **budget,
         )
         assert found.verdict is not None  # noqa: S101 - for the type checker
+        if method == RECOVERED:
+            recover(subject, found.model, found.plan)
         return found.model, {"proof": found.verdict.kind}
     criterion = by_name(method)
     needs = method == "flap"
@@ -169,6 +175,41 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
     else:
         recalibrate(small, subject.batches)
     return small, {"proof": verdict.kind if verdict.passed else str(verdict)}
+
+
+def recover(subject: Subject, small: nn.Module, plan: excise.Plan) -> None:
+    """Two epochs toward the dense model's blocks, from pictures shifted and mirrored at random."""
+    images, source = training(subject), torch.Generator().manual_seed(0)
+    blocks = excise.recover.Blocks(subject.model, small, plan, *subject.example)
+    optimizer = torch.optim.Adam(small.parameters(), lr=RATE)
+    steps = EPOCHS * (len(images) // SIZE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        if step % (len(images) // SIZE) == 0:
+            order = torch.randperm(len(images), generator=source).split(SIZE)
+        x = images[order[step % (len(images) // SIZE)]]
+        mirrored = torch.rand(len(x), 1, 1, 1, generator=source) < 0.5  # noqa: PLR2004
+        x = torch.where(mirrored, x.flip(-1), x)
+        down, right = torch.randint(0, 9, (2,), generator=source).tolist()
+        x = functional.pad(x, (4, 4, 4, 4))[:, :, down : down + 32, right : right + 32]
+        optimizer.zero_grad()
+        blocks.loss(x, local=False).backward()
+        optimizer.step()
+        schedule.step()
+
+
+def training(subject: Subject) -> Tensor:
+    """The 10,000 training images, normalised as the network's own loader does."""
+    calibrated = torch.cat([args[0] for args, _ in subject.item.calib])
+    place = real.folder()
+    assert place is not None  # noqa: S101 - the network came from there
+    mosaic = torch.from_numpy(np.array(Image.open(place / "cifar10" / "train10k.webp")))
+    raw = mosaic.view(-1, 32, 100, 32, 3).transpose(1, 2).reshape(-1, 32, 32, 3)
+    raw = raw.permute(0, 3, 1, 2).float()
+    few, same = raw[: len(calibrated)], (0, 2, 3)  # what its loader makes of them says how
+    scale = few.std(same) / calibrated.std(same)
+    shift = few.mean(same) - scale * calibrated.mean(same)
+    return (raw - shift[:, None, None]) / scale[:, None, None]
 
 
 def peer_cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -221,7 +262,8 @@ def score(item: Any, model: nn.Module, limit: int) -> float:
 def methods(name: str) -> list[str]:
     """Every row's name: excise, plain criteria, each of the peer's locally and globally."""
     chosen = SETTINGS[name].peers or tuple(oneshot_peer.CRITERIA)
-    return [*OWN, *(f"tp {c}{mode}" for c in chosen for mode in ("", ", global"))]
+    own = (*OWN, RECOVERED) if name.startswith("resnet") else OWN
+    return [*own, *(f"tp {c}{mode}" for c in chosen for mode in ("", ", global"))]
 
 
 def ask(*words: str) -> dict[str, Any]:
