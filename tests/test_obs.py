@@ -213,3 +213,30 @@ def test_large_outputs_are_thinned_alike_and_probes_stay_affordable(
     monkeypatch.setattr(sys.modules["excise.scores.obs"], "_PASSES", 1)  # not the function
     obs(model, graph, given)
     assert len(thin) < len(ran) <= 2 * len(given) < whole_passes
+
+
+def test_a_bound_on_memory_takes_more_passes_and_finds_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = doubled().eval(), torch.randn(32, 3, 8, 8, dtype=torch.float64)
+    graph = excise.trace(model, x[:2])
+    given = [Batch((x,), {})]
+    module = sys.modules["excise.scores.obs"]
+    whole = list(module._parts(graph, 2**30))
+    assert [len(names) for names, _ in whole] == [len(obs(model, graph, given).values)]
+    least = 6 * 6 * 8
+    split = list(module._parts(graph, least))
+    assert all(len(names) == 1 for names, _ in split)
+    sizes = [sum(module._gram_bytes(graph, c) for c in readers) for _, readers in whole]
+    passes = list(module._parts(graph, sizes[0] - 1))
+    assert len(passes) == 2
+    for names, readers in passes:
+        held = {c.reading: module._gram_bytes(graph, c) for c in readers}
+        assert len(names) == 1 or sum(held.values()) < sizes[0]
+    for bound in (least, sizes[0] - 1):
+        again = obs(model, graph, given, gram_bytes=bound).values
+        for name, found in obs(model, graph, given).values.items():
+            assert again[name].order == found.order
+            assert again[name].cost == pytest.approx(found.cost)
+    (first,) = (c for c in whole[0][1] if c.weight == "conv2.weight")
+    matrix = first.matrix(model.conv2.weight)
+    assert module._gram_bytes(graph, first) == matrix.shape[-1] ** 2 * 8

@@ -31,6 +31,11 @@ class Moments:
     xt: Tensor | None = None
     tt: Tensor | None = None
 
+    @staticmethod
+    def bytes_of(features: int) -> int:
+        """What second moments of so many features take."""
+        return features**2 * (8 if features <= _WIDE else 4)
+
     @classmethod
     def of(cls, rows: Tensor, targets: Tensor | None = None) -> Moments:
         """Moments of one batch: (groups, rows, features) and (groups, rows, outputs)."""

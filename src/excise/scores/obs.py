@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from excise.axes import Axis
+from excise.axes import Axis, size
 from excise.calibration import Batch, Consumer, Moments, consumers, told, watch
 from excise.graph import AxisGraph
 from excise.scores.curve import Curve, Curves
@@ -19,6 +20,7 @@ Level = Literal["second", "variance", "conditional"]
 DEFAULT_ROWS = 4096
 DEFAULT_DAMPING = 1e-2
 DEFAULT_PROBES = 128
+DEFAULT_GRAM_BYTES = 4 * 2**30
 _ROUNDS = 256
 """Units of larger groups go several at a time, so that there are no more rounds than that."""
 _TOGETHER = 2.0
@@ -36,6 +38,7 @@ def obs(
     rows: int = DEFAULT_ROWS,
     damping: float = DEFAULT_DAMPING,
     probes: int = DEFAULT_PROBES,
+    gram_bytes: int = DEFAULT_GRAM_BYTES,
 ) -> Curves:
     """Cost curves from the moments of what consumers read on calibration data.
 
@@ -59,6 +62,8 @@ def obs(
         probes: samples on which the costs of different groups are brought into one unit, by what
             each group alone moves the outputs; one forward pass for each group, and fewer samples
             where there are many groups. 0 leaves costs as shares of each consumer's output.
+        gram_bytes: most bytes of second moments at one time, on the model's device. What does not
+            fit is left to another pass over the data; a single group is never split.
         damping: added to every feature's variance, in units of their mean; for `conditional`.
 
     Returns:
@@ -71,25 +76,54 @@ def obs(
         one inverse (`M = sum W'W` is updated in place of each `W`), costs relative to each
         consumer's output. `variance` as An et al., "FLAP", AAAI 2024; `second` as Wanda-sp there.
     """
-    found = consumers(graph)
-    moments = watch(model, graph.trace.ops, found, batches, rows=rows)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    weights = {c: c.matrix(parameters[c.weight].detach()) for c in found}
-    curves = {}
-    for group in told(graph.groups, "weighing units", len(graph.groups)):
-        readings = _readings(graph, graph.axes[group.name], weights, moments)
-        if readings:
-            curves[group.name] = (
-                _greedy(readings, group.size, damping)
-                if level == "conditional"
-                else _ranked(readings, group.size, level)
-            )
-    found_curves = Curves(curves)
-    if not probes:
-        return found_curves
-    total = sum(batch.samples for batch in batches)
-    few = _first(batches, max(1, min(probes, _PASSES * total // max(1, len(curves)))))
-    return scaled(model, graph, found_curves, weights=weights, moments=moments, batches=few)
+    parts = list(_parts(graph, gram_bytes))
+    total, groups = sum(batch.samples for batch in batches), sum(len(names) for names, _ in parts)
+    few = _first(batches, max(1, min(probes, _PASSES * total // max(1, groups))))
+    curves: dict[str, Curve] = {}
+    for names, readers in parts:
+        moments = watch(model, graph.trace.ops, readers, batches, rows=rows)
+        weights = {c: c.matrix(parameters[c.weight].detach()) for c in readers}
+        part = {}
+        for name in told(names, "weighing units", len(names)):
+            axis = graph.axes[name]
+            readings = _readings(graph, axis, weights, moments)
+            if readings and level == "conditional":
+                part[name] = _greedy(readings, axis.size, damping)
+            elif readings:
+                part[name] = _ranked(readings, axis.size, level)
+        made = Curves(part)
+        if probes:
+            made = scaled(model, graph, made, weights=weights, moments=moments, batches=few)
+        curves |= made.values
+    return Curves({g.name: curves[g.name] for g in graph.groups if g.name in curves})
+
+
+def _parts(graph: AxisGraph, most: int) -> Iterator[tuple[list[str], list[Consumer]]]:
+    """Groups with the consumers that read them, as many at a time as memory allows, or one."""
+    every = consumers(graph)
+    names, readers, held = list[str](), dict[Consumer, None](), 0
+    for group in graph.groups:
+        axis = graph.axes[group.name]
+        mine = [c for c in every if c.units(graph.scope, axis) is not None]
+        new = {c.reading: c for c in mine if c not in readers}
+        more = sum(_gram_bytes(graph, c) for c in new.values())
+        if names and held + more > most:
+            yield names, list(readers)
+            names, readers, held = [], {}, 0
+            more = sum(_gram_bytes(graph, c) for c in {c.reading: c for c in mine}.values())
+        if mine:
+            names.append(group.name)
+            readers |= dict.fromkeys(mine)
+            held += more
+    if names:
+        yield names, list(readers)
+
+
+def _gram_bytes(graph: AxisGraph, consumer: Consumer) -> int:
+    """What its second moments take."""
+    width = size(consumer.channels(graph.scope)) * math.prod(consumer.kernel)
+    return Moments.bytes_of(width // consumer.groups) * consumer.groups
 
 
 def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
