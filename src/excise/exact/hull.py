@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,11 @@ def affine(given: Given) -> Bound | None:
     if not isinstance(effect, Affine) or given.ins[effect.source] is None:
         return None
     low, high = _lines(effect, given.open(effect.source))
+    fixed = torch.zeros_like(low)
     if given.loose or not effect.shape.even:
+        if not given.loose:  # at the border, constants of one tap are there together or not at all
+            fixed, still = _constants(effect, given.c.facts[effect.source], low)
+            low, high = low.masked_fill(still, 0.0), high.masked_fill(still, 0.0)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     up, down = low.isinf().any(0), high.isinf().any(0)  # (groups, in): endless below, above
     positive, negative = _signs(effect.raw, up), _signs(effect.raw, down)
@@ -39,7 +43,9 @@ def affine(given: Given) -> Bound | None:
     if not bool(some.any()):
         return None
     bias = given.open(effect.bias) if effect.bias is not None else None
-    lows, highs = _sums(effect, Bound(low, high), some, given.eps, bias)
+    lows, highs = _sums(
+        effect, Bound(low, high), some, given.eps, [bias, _taps(effect, fixed, some)]
+    )
     made = unbounded((low.shape[0], *some.shape))
     out_low, out_high = made.low.clone(), made.high.clone()
     out_low[:, some] = torch.where(endless_low[some], -float("inf"), lows)
@@ -73,10 +79,32 @@ def _signs(raw: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return most > 0, least < 0
 
 
+def _constants(effect: Affine, fact: Fact, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What is known of the input, as (rows, groups, in), 0 elsewhere; and where: (groups, in)."""
+    shape = fact.known.shape
+    known = effect.rows(fact.known.to(torch.float64)) > 0
+    value = effect.rows(torch.where(fact.known, fact.value.double(), 0.0).expand(shape))
+    still = known.all(0) & torch.isfinite(value).all(0)
+    if like.shape[0] == 1 and value.shape[0] > 1:
+        still = still & (value == value[:1]).all(0)
+        value = value[:1]
+    return torch.where(still, value, 0.0).expand_as(like), still
+
+
+def _taps(effect: Affine, fixed: Tensor, some: Tensor) -> Bound | None:
+    """Bounds of what constant inputs add to some outputs: each tap its whole sum, or nothing."""
+    if not bool(fixed.any()):
+        return None
+    weight = effect.raw[some].double()  # (chosen, in, taps)
+    group = some.nonzero()[:, 0]
+    each = torch.einsum("rci,cit->rct", fixed[:, group], weight)
+    return Bound(each.clamp(max=0.0).sum(-1), each.clamp(min=0.0).sum(-1))
+
+
 def _sums(
-    effect: Affine, bound: Bound, some: Tensor, eps: float, bias: Bound | None
+    effect: Affine, bound: Bound, some: Tensor, eps: float, extra: Sequence[Bound | None]
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of some outputs, as (rows, chosen)."""
+    """Bounds of some outputs, as (rows, chosen): of the products, the bias, and constants."""
     weight = effect.raw[some].double()  # (chosen, in, taps)
     share = eps * (2 + weight.shape[1] * weight.shape[2])
     plus = weight.clamp(min=0).sum(-1)
@@ -89,11 +117,16 @@ def _sums(
         group = some.nonzero()[:, 0]
         return (plain[:, group] * plus + turned[:, group] * minus).sum(-1)
 
-    extra = (0.0, 0.0) if bias is None else tuple(t.reshape(some.shape)[some] for t in bias)
+    bias, taps = extra
+    more: list[Bound] = [] if taps is None else [taps]
+    if bias is not None:
+        more.append(Bound(*(t.reshape(some.shape)[some] for t in bias)))
     ends = []
-    for a, b, c in ((high, -low, extra[1]), (-low, high, -extra[0])):
+    for a, b, others in (
+        (high, -low, [m.high for m in more]), (-low, high, [-m.low for m in more]),
+    ):  # fmt: skip
         above, below = added(a.clamp(min=0), b.clamp(min=0)), added(a.clamp(max=0), b.clamp(max=0))
-        terms = [above, below, torch.as_tensor(c, dtype=torch.float64)]
+        terms = [above, below, *others]
         ends.append(total(terms, terms, share).high)
     return -ends[1], ends[0]
 
