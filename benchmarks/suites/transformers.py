@@ -110,7 +110,11 @@ def build(name: str) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
 def more(row: dict[str, Any], model: Any, small: Any, kwargs: dict[str, Any]) -> None:
     """Beyond the proof: does the cut model generate with a cache, and does a uniform cut reload?"""
     row["generate"] = _generates(model, small, kwargs)
-    row["uniform"] = _reloads(model, kwargs)
+    try:
+        row["uniform"] = _reloads(model, kwargs)
+    except Exception as error:  # noqa: BLE001 - the rest of the row is worth having
+        told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        row["uniform"] = f"exception: {told}"
 
 
 def _generates(model: Any, small: Any, kwargs: dict[str, Any]) -> str:
@@ -139,13 +143,15 @@ def _reloads(model: Any, kwargs: dict[str, Any]) -> str:
 
     graph = excise.trace(model, **kwargs)
     scores = excise.scores.magnitude(model, graph)
-    try:
-        plan = excise.plan(graph, scores, keep_params=0.8, uniform=True)
-    except excise.errors.UnreachableTargetError as error:
-        if error.reachable > 0.97:  # noqa: PLR2004 - nothing to speak of
-            return "nothing that its configuration could say"
-        keep = error.nearest[0] if error.nearest else error.reachable + 0.01
-        plan = excise.plan(graph, scores, keep_params=keep, uniform=True)
+    keep, plan = 0.8, None
+    while plan is None:
+        try:
+            plan = excise.plan(graph, scores, keep_params=keep, uniform=True)
+        except excise.errors.UnreachableTargetError as error:  # noqa: PERF203 - twice at most
+            least = error.nearest[0] if error.nearest else error.reachable + 0.01
+            if least <= keep or error.reachable > 0.97:  # noqa: PLR2004 - nothing to speak of
+                return "nothing that its configuration could say"
+            keep = least
     small = excise.remove(model, plan)
     if not excise.verify(model, small, plan, **kwargs).passed:
         return "not proved"
