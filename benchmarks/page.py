@@ -383,12 +383,34 @@ def oneshot(found: Any) -> Iterator[str]:
         yield table(("method", "score", "kept", "parameters", "faster", "took", "proof"), lines)
 
 
+def calibrating(found: Any) -> Iterator[str]:
+    """What calibration costs."""
+    yield (
+        "Watching, ranking, probing and refitting, without proof and timing: processor seconds of "
+        "residual networks on one thread, with 128 samples for each depth and 8 blocks for each "
+        "number of samples."
+    )
+    for key in ("blocks", "samples"):
+        rows = found[key]
+        yield table(
+            (key, "seconds", f"per 100 {key}"),
+            [(n, f"{taken:.1f}", f"{100 * taken / n:.1f}") for n, taken in rows],
+        )
+    if "resnet50" in found:
+        whole = found["resnet50"]
+        yield (
+            f"ResNet-50, 512 images of 224 x 224, two threads: {whole['seconds']:.0f} s, at most "
+            f"{whole['peak_mib']:.0f} MiB."
+        )
+
+
 SECTIONS: dict[str, tuple[str, str | None, Callable[[Any], Iterator[str]]]] = {
     "zoo.py": ("Zero-effort coverage", None, coverage),
     "laws.py": ("Laws", "laws.json", laws),
     "tracing.py": ("Time and memory of tracing", "tracing.json", tracing),
     "real.py": ("Trained networks, cut in half", "real.json", real),
     "oneshot.py": ("Accuracy after one cut", "oneshot.json", oneshot),
+    "calibrating.py": ("What calibration costs", "calibrating.json", calibrating),
     "shrink.py": ("Masked networks beside other tools", "shrink.json", shrink),
     "shrink_real.py": ("Masked trained networks", "shrink_real.json", shrink_real),
     "budget.py": ("A speed that was asked for", "budget.json", budget),
