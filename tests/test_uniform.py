@@ -148,3 +148,20 @@ def test_repeated_layers_stay_alike_without_a_configuration() -> None:
     model = Layered()
     assert len(_widths(model, uniform=True)["hidden"]) == 1
     assert len(_widths(model, uniform=False)["hidden"]) > 1
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+def test_a_tensor_without_elements_says_nothing() -> None:
+    """MobileBERT's head has a weight for the difference of two widths, which may be equal."""
+    declare_ops()
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MobileBertConfig(
+        vocab_size=99, hidden_size=64, embedding_size=64, intermediate_size=96,
+        true_hidden_size=32, intra_bottleneck_size=32, num_hidden_layers=2, num_attention_heads=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.MobileBertForMaskedLM(config).eval()
+    assert [p for p in model.parameters() if not p.numel()]
+    graph = excise.trace(model, input_ids=TOKENS)
+    scores = excise.scores.magnitude(model, graph)
+    assert excise.plan(graph, scores, keep_params=0.7, uniform=True).removed

@@ -213,7 +213,7 @@ def _halved(graph: AxisGraph, made: nn.Module) -> set[Axis]:
         for term, old, new in terms:
             open_ = [axis for axis in flat(term) if not set(leaves([axis])) <= same | halved]
             known = [axis for axis in flat(term) if set(leaves([axis])) <= halved]
-            missing = math.log2(old / new) - len(known) if new else 0
+            missing = math.log2(old / new) - len(known) if old and new else 0
             if open_ and missing == len(open_):
                 halved.update(leaf for axis in open_ for leaf in leaves([axis]))
     if any(axis.pin is not None for axis in halved):
