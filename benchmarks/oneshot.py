@@ -113,7 +113,7 @@ def calibration(name: str, given: Any, samples: int) -> list[tuple[Any, Any]]:
     return out
 
 
-def loss(model: nn.Module, args: Any, target: Any) -> Tensor:
+def loss(model: Any, args: Any, target: Any) -> Tensor:
     """The loss of each sample, for criteria that need labels."""
     out = model(*args)
     if target is not None and not target.is_floating_point():
@@ -121,11 +121,13 @@ def loss(model: nn.Module, args: Any, target: Any) -> Tensor:
             return functional.cross_entropy(out.mT, target, reduction="none").mean(1)
         return functional.cross_entropy(out, target, reduction="none")
     if target is not None:
-        return (out - target).square().flatten(1).mean(1)
+        gap: Tensor = out - target
+        return gap.square().flatten(1).mean(1)
     if hasattr(out, "logits"):
         wanted, logits = args[0][:, 1:], out.logits[:, :-1]
         return functional.cross_entropy(logits.mT, wanted, reduction="none").mean(1)
-    return out.last_hidden_state.square().flatten(1).mean(1)
+    hidden: Tensor = out.last_hidden_state
+    return hidden.square().flatten(1).mean(1)
 
 
 def measure(name: str, keep: float, method: str, limit: int) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
     if method.startswith("tp "):
         return peer_cut(subject, keep, method)
     model, graph = subject.model, subject.graph
-    budget = {subject.setting.target: keep}
+    budget: dict[str, Any] = {subject.setting.target: keep}
     if method.startswith("excise"):
         found = excise.prune(
             model,

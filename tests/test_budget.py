@@ -98,11 +98,11 @@ def test_steps_that_pass_over_the_budget_are_refused_with_what_lies_around_it(
     model: nn.Module, graph: excise.AxisGraph, scores: excise.Scores, budget: str
 ) -> None:
     """Multiples of 8 of so few units leave few sizes; the next above and below are named."""
-    options: dict[str, Any] = {"round_to": 8}
     missed = 0
     for target in (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8):
+        options: dict[str, Any] = {"round_to": 8, budget: target}
         try:
-            plan = excise.plan(graph, scores, **{budget: target}, **options)
+            plan = excise.plan(graph, scores, **options)
         except UnreachableTargetError as error:
             below, above = error.nearest
             missed += 1
@@ -113,7 +113,7 @@ def test_steps_that_pass_over_the_budget_are_refused_with_what_lies_around_it(
             continue
         assert below < 0.97 * target < 1.03 * target < above
         for near in (below, above):
-            excise.plan(graph, scores, **{budget: near}, **options)
+            excise.plan(graph, scores, **options | {budget: near})
     assert missed
 
 

@@ -61,7 +61,7 @@ def test_magnitude_is_the_norm_of_all_that_goes(model: Any, x: Tensor, p: int) -
 def test_the_names_of_the_criteria(model: Any, x: Tensor) -> None:
     graph = excise.trace(model, x)
     for name, p in (("magnitude", 2), ("l1", 1), ("l2", 2)):
-        found = excise.scores.by_name(name)(model, graph).values
+        found: Any = excise.scores.by_name(name)(model, graph).values
         wanted = excise.scores.magnitude(model, graph, p=p).values
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
