@@ -129,7 +129,8 @@ class Cut:
         Raises:
             Exception: what the tool or the network says where no cut runs.
         """
-        low, high, best = (0.0, 1.0), (0.95, 0.0), (math.inf, None, 0.0)
+        low, high = (0.0, 1.0), (0.95, 0.0)
+        best: tuple[float, nn.Module | None, float] = (math.inf, None, 0.0)
         errors: list[Exception] = []
         for _ in range(STEPS):
             share = (low[1] - keep) / max(1e-9, low[1] - high[1])  # as if it were linear between
@@ -163,6 +164,7 @@ def outer(name: str) -> bool:
 def attention(model: nn.Module) -> dict[nn.Module, int]:
     """Projections with their numbers of heads, as the tool's examples give them."""
     found: dict[nn.Module, int] = {}
+    module: Any
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             found[module] = module.num_heads
@@ -178,6 +180,7 @@ def attention(model: nn.Module) -> dict[nn.Module, int]:
 
 def tell(model: nn.Module, pruner: Any) -> None:
     """Set the attributes that the tool's scripts set after a cut."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "query") and hasattr(module, "num_attention_heads"):
             module.num_attention_heads = pruner.num_heads[module.query]
