@@ -161,7 +161,9 @@ def test_fisher_where_no_layer_reads_a_group_uses_all_its_slices() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [lambda out: out[0], lambda _: 3.0, lambda _: torch.zeros(())], ids=str
+    "loss",
+    [lambda out: out[0], lambda _: 3.0, lambda _: torch.zeros(())],
+    ids=["a tensor", "a number", "a constant"],
 )
 def test_a_loss_that_is_no_scalar_of_the_parameters_is_refused(
     fan: Any, x: Tensor, loss: Any
