@@ -120,13 +120,20 @@ def whole(tensor: Tensor) -> Fact:
 def drawn(c: Context, call: Call, source: torch.Generator) -> list[Tensor]:
     """Inputs of which everything is so that is known."""
     out = []
-    for fact, tensor in zip(c.facts, call.tensors, strict=True):
+    for i, (fact, tensor) in enumerate(zip(c.facts, call.tensors, strict=True)):
         if not tensor.is_floating_point():
             out.append(tensor)
             continue
-        noise = torch.randn(tensor.shape, generator=source, dtype=torch.float64)
-        out.append(torch.where(fact.known.expand(tensor.shape), fact.value.double(), noise))
+        drawn_ = noise(c, i, tensor, source)
+        out.append(torch.where(fact.known.expand(tensor.shape), fact.value.double(), drawn_))
     return out
+
+
+def noise(c: Context, place: int, tensor: Tensor, source: torch.Generator) -> Tensor:
+    """Any numbers, but that a variance is not negative."""
+    found = torch.randn(tensor.shape, generator=source, dtype=torch.float64)
+    variance = "batch_norm" in c.name and c.ins[place] == c.op.args[4]
+    return found.abs() if variance else found
 
 
 def close(a: Tensor, b: Tensor, where: Tensor) -> bool:
@@ -158,9 +165,9 @@ def complaints(call: Call, effect: Effect, source: torch.Generator) -> list[str]
     for i, tensor in enumerate(given):
         free = tensor.is_floating_point() and not c.facts[i].full
         needed = need[i] if need[i] is not None else torch.zeros((), dtype=torch.bool)
-        noise = torch.randn(tensor.shape, generator=source, dtype=torch.float64)
         there = needed.expand(tensor.shape)  # type: ignore[union-attr]
-        other.append(torch.where(there, tensor, noise) if free else tensor)
+        drawn_ = noise(c, i, tensor, source)
+        other.append(torch.where(there, tensor, drawn_) if free else tensor)
     outs = zip(c.run(given), c.run(other), wanted, strict=False)
     if not all(close(a, b, w) for a, b, w in outs if w is not None and a.numel()):
         wrong.append("needs")

@@ -68,8 +68,8 @@ def windows(op: Op, source: tuple[int, ...]) -> tuple[int, int, int] | None:
     layout = op.kwargs.get("layout")
     shape, strides = tuple(op.args[1]), tuple(op.args[2])
     offset = op.args[3] if len(op.args) > 3 else op.kwargs.get("storage_offset")  # noqa: PLR2004
-    if layout is None or offset not in (None, layout[-1]) or math.prod(source) > _LARGEST:
-        return None
+    if layout is None or offset is not None or math.prod(source) > _LARGEST:
+        return None  # an offset counts from where the memory begins, which a trace does not know
     old, new = tuple(zip(source, layout, strict=False)), tuple(zip(shape, strides, strict=True))
     if len(np.unique(_offsets(old))) < math.prod(source):
         return None

@@ -33,7 +33,7 @@ CASES = (
         lambda x, w: torch.fft.irfft2(torch.fft.rfft2(x) * w, s=(4, 6)),
         (real(2, 3, 4, 6), imaginary(3, 4, 4)),
     ),
-    Case("stft", "B T -> C F U", _stft, (real(2, 16),)),
+    Case("stft", "b T -> b F U", _stft, (real(2, 16),)),
     Case(
         "stft as written",
         "B T -> C D E",
