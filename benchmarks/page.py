@@ -57,8 +57,8 @@ def coverage(_: Any) -> Iterator[str]:
         "1e-9 in float64. What is not verified is refused with reasons, or ran into the limit of "
         "memory (10 GB; 18 GB for `vit_h_14`) or of processor time; *broken* counts wrong results "
         "and exceptions. Torch-Pruning is held to the same proof, its documented high-level way "
-        "with no help for any model (`peer.py`), within 120 s, and for its last rows within 45 s of "
-        "processor time (torchvision), 30 s (timm) and 20 s (transformers), where excise had 240 s; where it says so, of those that it was run on."
+        "with no help for any model (`peer.py`), within 120 s; its last rows within 45 s of "
+        "processor time (torchvision), 30 s (timm) and 20 s (transformers), where excise had 240 s."
     )
     yield table(
         ("suite", "networks", "verified", "broken", "median share of parameters that may be cut",
