@@ -33,7 +33,7 @@ _TURN_S = 2e-4  # an operation is repeated for so long in each round
 _FEWEST, _ROUNDS = 3, 15
 _AGAIN = 1.06  # times that are closer than this are the same time, seen twice
 _FAINT = 0.001  # operations of a smaller share of the total are proportional to their widths
-_TOGETHER = 0.6  # of the time with one of two widths cut: then the kernel wants them equal
+_TOGETHER = 0.6  # of what two cuts alone let expect: then the kernel wants the widths equal
 _PAIR = 2
 
 
@@ -206,7 +206,8 @@ def _twin(replay: Replay, found: Mapping[tuple[int, ...], float], deadline: floa
             continue
         half = ladder(size)[len(ladder(size)) // 2]
         (both,) = _timed([(replay, _moved(widths, pair, half))], deadline)
-        if both < _TOGETHER * min(found[_moved(widths, (i,), half)] for i in pair):
+        alone = math.prod(found[_moved(widths, (i,), half)] / found[widths] for i in pair)
+        if both < _TOGETHER * found[widths] * alone:
             points = [_moved(widths, pair, n) for n in ladder(size)]
             times = _timed([(replay, point) for point in points], deadline)
             known = dict(zip(points, times, strict=True))
