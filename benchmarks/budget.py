@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -151,15 +149,6 @@ def steps() -> dict[str, Any]:
     return found
 
 
-def ask(*words: str) -> dict[str, Any]:
-    """One row in a process of its own; its message if that fails."""
-    command = [sys.executable, __file__, "--worker", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 def worker(name: str, speed: str, method: str) -> None:
     """Measure one row and print it."""
     warnings.simplefilter("ignore")
@@ -202,7 +191,7 @@ def main() -> None:
         jobs.append((name, 1.0, "dense"))
         jobs += [(name, s, m) for s in given.speeds for m in ("excise", *given.peers)]
     for name, speed, method in jobs:
-        row = ask(name, str(speed), method)
+        row = oneshot.ask(__file__, name, str(speed), method)
         keep_row(f"{name} | {speed:g} | {method}" if name else method, row)
         print(name, speed, method, json.dumps(row)[:400], flush=True)
 

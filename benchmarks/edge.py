@@ -119,9 +119,9 @@ def _reasons(rows: list[dict[str, Any]]) -> str:
 LAYERS = """A cut that is not uniform reloads through `excise.load`. transformers 5.23 also has
 `per_layer_config` (`integrations/heterogeneity`): numbers of a configuration that differ from layer
 to layer. But of its model code only a few families read them, and for some numbers only (gemma4,
-dots3_note, step3p7, neomme and diffusion_gemma, as `config.per_layer_config[layer]`). Llama, Qwen3
-and the others raise `AmbiguousGlobalPerLayerAttributeError` while they are built, so excise does
-not write it.
+dots3_note, step3p7, neomme and diffusion_gemma, as `config.per_layer_config[layer]`). Llama and
+Qwen3, which were tried, raise `AmbiguousGlobalPerLayerAttributeError` while they are built, so
+excise does not write it.
 """
 
 

@@ -268,9 +268,9 @@ def methods(name: str) -> list[str]:
     return [*own, *(f"tp {c}{mode}" for c in chosen for mode in ("", ", global"))]
 
 
-def ask(*words: str) -> dict[str, Any]:
-    """One row in a process of its own; its message if that fails."""
-    command = [sys.executable, __file__, "--worker", *words]
+def ask(script: str, *words: str) -> dict[str, Any]:
+    """One row of a script in a process of its own; its message if that fails."""
+    command = [sys.executable, script, "--worker", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]}
@@ -326,7 +326,7 @@ def main() -> None:
         for method, keep in wanted:
             key = f"{name} | {keep:g} | {method} | {limit}"
             if given.again or "score" not in stored()["rows"].get(key, {}):
-                keep_row(key, ask(name, str(keep), method, str(limit)))
+                keep_row(key, ask(__file__, name, str(keep), method, str(limit)))
                 print(key, json.dumps(stored()["rows"][key])[:230], flush=True)
     if given.table:
         for key, row in stored()["rows"].items():

@@ -405,6 +405,59 @@ def calibrating(found: Any) -> Iterator[str]:
         )
 
 
+def packed(found: Any) -> Iterator[str]:
+    """Files of weights with zeros."""
+    yield (
+        "Weights pruned by magnitude (Gaussian ones of the shapes of a BERT layer and of "
+        "ResNet-50's convolutions, and those of trained networks), in bytes above the entropy of "
+        "the mask and of each byte of the values on its own; headers are counted."
+    )
+    others = [k for k in found["sizes"][0] if k not in {"set", "dtype", "zeros", "limit", "excise"}]
+    yield table(
+        ("weights", "zeros", "excise", *others),
+        [
+            (
+                f"{row['set']}, {row['dtype']}", f"{row['zeros']:.0%}",
+                *(f"{100 * (row[k] / row['limit'] - 1):+.1f} %" if k in row else ""
+                  for k in ("excise", *others)),
+            )
+            for row in found["sizes"]
+        ],
+    )  # fmt: skip
+    harm = found["damaged"]
+    if harm:
+        outcomes = ", ".join(f"{count:,} {name}" for name, count in harm["outcomes"].items())
+        yield (
+            f"{harm['files']:,} files damaged at random: {outcomes}; {harm['crashes']} crashes. At "
+            f"most {harm['worst_peak_bytes']:,} bytes were allocated while loading one; tensors of "
+            f"{harm['declared_bytes']:,} bytes are in it, and twice that was allowed."
+        )
+
+
+def zeros(found: Any) -> Iterator[str]:
+    """Accuracy of one-shot zeros."""
+    yield (
+        "Zeros in one shot, 512 calibration samples at most, no fine-tuning. Magnitude, Wanda and "
+        "SparseGPT with the same share in every layer, as published; excise's default is ADMM "
+        "toward the dense model's outputs."
+    )
+    methods = ("magnitude", "wanda", "sparsegpt", "excise")
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in found:
+        key = (row["network"], row["pattern"], row["asked"], row["dense"], row["limit"])
+        groups.setdefault(key, {})[row["method"]] = row
+    yield table(
+        ("network", "zeros", "examples", "dense", *methods),
+        [
+            (
+                name, pattern if pattern != "unstructured" else f"{asked:.0%}", limit or "all",
+                f"{dense:.4g}", *(f"{rows[m]['metric']:.4g}" if m in rows else "" for m in methods),
+            )
+            for (name, pattern, asked, dense, limit), rows in groups.items()
+        ],
+    )  # fmt: skip
+
+
 SECTIONS: dict[str, tuple[str, str | None, Callable[[Any], Iterator[str]]]] = {
     "zoo.py": ("Zero-effort coverage", None, coverage),
     "laws.py": ("Laws", "laws.json", laws),
@@ -414,6 +467,8 @@ SECTIONS: dict[str, tuple[str, str | None, Callable[[Any], Iterator[str]]]] = {
     "calibrating.py": ("What calibration costs", "calibrating.json", calibrating),
     "shrink.py": ("Masked networks beside other tools", "shrink.json", shrink),
     "shrink_real.py": ("Masked trained networks", "shrink_real.json", shrink_real),
+    "packed.py": ("Zeros in files", "packed.json", packed),
+    "zeros.py": ("Zeros in one shot", "zeros.json", zeros),
     "budget.py": ("A speed that was asked for", "budget.json", budget),
 }
 

@@ -7,6 +7,10 @@ import os
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.pace import hands, paced
+
+__all__ = ["hands", "paced"]
+
 # On two shared cores a draw can be slow through no fault of the strategy.
 _PATIENT = [HealthCheck.too_slow]
 

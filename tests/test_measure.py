@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from excise import measure, units
 from excise.errors import MeasureError
 from excise.measure import Latency, Measurement
 from tests.errors.bench import Net, fingerprint, world
+from tests.pace import Hands
 
 
 def _written(model: nn.Module, path: Path) -> int:
@@ -116,22 +116,23 @@ def test_a_failing_model_gets_its_mode_back() -> None:
     assert all(module.training for module in model.modules())
 
 
-class Slow(nn.Module):
-    """Takes as long as it is told."""
+def test_latency_is_in_milliseconds(hands: Hands) -> None:
+    class Slow(nn.Module):
+        """Takes 20 ms more each time."""
 
-    def __init__(self, milliseconds: float) -> None:
-        super().__init__()
-        self.milliseconds = milliseconds
+        passes = 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sleep."""
-        time.sleep(self.milliseconds / 1000)
-        return x
+        def forward(self, x: Tensor) -> Tensor:
+            """Let time pass."""
+            self.passes += 1
+            hands.sleep(0.02 * self.passes)
+            return x
 
-
-def test_latency_is_in_milliseconds() -> None:
-    found = measure.latency(Slow(20), torch.zeros(1), repeats=5, warmup=0)
-    assert 20 <= found.median_ms < 60
+    found = measure.latency(Slow(), torch.zeros(1), repeats=5, warmup=0)
+    assert (found.low_ms, found.median_ms, found.high_ms) == pytest.approx((40, 60, 80), rel=1e-3)
+    assert measure.latency(Slow(), torch.zeros(1), repeats=5, warmup=2).median_ms > 99
+    found = measure.latency(Slow(), torch.zeros(1))
+    assert found.repeats < 20  # a second is enough
 
 
 def test_without_an_input_only_sizes_are_measured() -> None:

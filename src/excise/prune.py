@@ -115,7 +115,7 @@ def prune(
             stay; `excise.save` makes the file smaller and `excise.sparsify` the model faster.
         pattern: where zeros may stand: "unstructured" (by default), "2:4" or any n:m, "block:4x1";
             see `excise.zero`. `criterion` is then a method: "magnitude", "wanda", "sparsegpt" or
-            "admm".
+            "admm", and options of a cut do not apply.
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
         samples: use so many of them.
@@ -154,18 +154,19 @@ def prune(
         "latency_ms": latency_ms,
     }
     if sparsity is not None or pattern is not None:
-        _check_alone(budgets, criterion)
-        zeroed = zero(
-            model,
-            *inputs,
-            sparsity=sparsity,
-            pattern=pattern or "unstructured",
-            calibration=calibration,
-            samples=samples,
-            method=cast("str | None", criterion),
-            protect=protect,
-            **kwargs,
-        )
+        _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform)
+        with shown() if progress else contextlib.nullcontext():
+            zeroed = zero(
+                model,
+                *inputs,
+                sparsity=sparsity,
+                pattern=pattern or "unstructured",
+                calibration=calibration,
+                samples=samples,
+                method=cast("str | None", criterion),
+                protect=protect,
+                **kwargs,
+            )
         report = _report(model, zeroed.model, Batch(inputs, kwargs), [], latency=latency)
         return Pruned(zeroed.model, zeroed.plan, report, None, zeroed=zeroed)
     budget = target_of(**budgets)
@@ -204,9 +205,10 @@ def prune(
     return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
 
 
-def _check_alone(budgets: dict[str, Any], criterion: Any) -> None:
+def _check_alone(budgets: dict[str, Any], criterion: Any, **options: Any) -> None:
     """Zeros in place and units removed are two requests."""
     asked = [name for name, value in budgets.items() if value is not None]
+    asked += [name for name, value in options.items() if value]
     if asked:
         raise InvalidTargetError("budget", f"{asked[0]} and zeros in place", "one of the two")
     if criterion is not None and not isinstance(criterion, str):

@@ -6,11 +6,14 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 import excise
 
 TEXT = (Path(__file__).parents[2] / "docs/budgets.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("paced")
 def test_the_code_runs() -> None:
     for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         exec(compile(block, "budgets.md", "exec"), {})  # noqa: S102 - that is the test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn.utils import prune
 
 from excise.errors import SparseError
 from excise.sparse import SparseConv2d, SparseLinear, Way, sparsify
-from excise.sparse.kernels import Library, library
+from excise.sparse.kernels import Library, Missing, library
 from excise.sparse.tune import Timing
 
 needs_kernels = pytest.mark.skipif(
@@ -60,27 +61,55 @@ def test_the_model_computes_the_same_and_the_table_says_what_was_timed() -> None
     assert all(line in str(made) for line in ("zeros", "dense"))
 
 
-@needs_kernels
-def test_a_model_is_not_made_slower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each layer is said to win, and the whole loses: nothing is swapped."""
-    import sys  # noqa: PLC0415
-
+def decided(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
+    """Every layer is said to win, and the whole model to be so many times as fast."""
     module = sys.modules["excise.sparse.sparsify"]
 
-    def lies(name: str, dense: Any, layer: Any, x: Any) -> Timing:
+    def won(name: str, dense: Any, layer: Any, x: Any) -> Timing:
         del dense, x
-        layer.way = Way("tiles", 1, 1)
+        layer.way = Way("tiles", 2, 64)
         return Timing(name, layer.zeros, 2.0, 1.0, layer.way)
 
-    class Slower:
-        ratio = 0.5
+    class Said:
+        """A speed that was not measured."""
 
-    monkeypatch.setattr(module, "timed", lies)
-    monkeypatch.setattr(module, "speedup", lambda *_, **__: Slower())
+    said: Any = Said()
+    said.ratio = ratio
+    monkeypatch.setattr(module, "timed", won)
+    monkeypatch.setattr(module, "speedup", lambda *_, **__: said)
+
+
+@needs_kernels
+def test_swapped_layers_compute_the_same_on_other_inputs_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decided(monkeypatch, 2.0)
+    model, x = net(), torch.randn(4, 3, 48, 48)
+    made = sparsify(model, x)
+    assert made.swapped == ("0", "3", "7", "10")
+    assert made.folded == ("1",)
+    assert isinstance(made.model.get_submodule("1"), nn.Identity)
+    with torch.no_grad():
+        for sample in (x, x[:1], torch.randn(2, 3, 31, 57)):
+            wanted = model(sample)
+            assert float((made.model(sample) - wanted).abs().max()) <= 1e-5 * wanted.abs().max()
+
+
+@needs_kernels
+def test_a_model_is_not_made_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided(monkeypatch, 0.5)
     made = sparsify(net(), torch.randn(1, 3, 16, 16))
     assert made.swapped == ()
     assert "2.00 times slower" in made.why
     assert not any(isinstance(m, (SparseLinear, SparseConv2d)) for m in made.model.modules())
+
+
+@needs_kernels
+def test_layers_that_agree_wrongly_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided(monkeypatch, 2.0)
+    monkeypatch.setattr(SparseLinear, "forward", lambda _self, x: x[:, :10] + 1.0)
+    with pytest.raises(SparseError, match="differs"):
+        sparsify(net(), torch.randn(1, 3, 16, 16))
 
 
 @needs_kernels
@@ -91,10 +120,6 @@ def test_a_model_without_zeros_is_left_alone() -> None:
 
 
 def test_without_kernels_the_model_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys  # noqa: PLC0415
-
-    from excise.sparse.kernels import Missing  # noqa: PLC0415
-
     monkeypatch.setattr(
         sys.modules["excise.sparse.sparsify"], "library", lambda: Missing("no compiler")
     )
@@ -119,7 +144,7 @@ def test_masks_that_are_still_attached_are_merged() -> None:
 
 
 @needs_kernels
-def test_norms_are_folded_where_nobody_else_reads() -> None:
+def test_norms_are_folded_where_nobody_else_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second norm's input is read twice, and the third belongs to no layer."""
 
     class Normed(nn.Module):
@@ -137,13 +162,14 @@ def test_norms_are_folded_where_nobody_else_reads() -> None:
             out: Tensor = self.last(self.held(y) + y)
             return out
 
+    decided(monkeypatch, 2.0)
     torch.manual_seed(0)
     model, x = Normed(), torch.randn(2, 32, 40, 40)
     for _ in range(4):
         model(x + 0.5)
     made = sparsify(model.eval(), x)
-    assert made.folded == (("free",) if "one" in made.swapped else ())
-    assert made.swapped
+    assert made.swapped == ("one", "two")
+    assert made.folded == ("free",)
     with torch.no_grad():
         wanted = model(x)
         assert float((made.model(x) - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())

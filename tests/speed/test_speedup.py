@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -12,44 +11,58 @@ from torch import Tensor, nn
 
 import excise
 from excise.errors import ExampleError, InvalidTargetError, MeasureError, UnreachableTargetError
+from tests.pace import Hands
 
 
 class Slow(nn.Module):
-    """Takes as long as it is told."""
+    """Takes as long as it is told, by a clock of its own."""
 
-    def __init__(self, milliseconds: float) -> None:
+    def __init__(self, milliseconds: float, hands: Hands) -> None:
         super().__init__()
         self.milliseconds = milliseconds
+        self.hands = hands
         self.passes: list[float] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sleep."""
-        self.passes.append(time.perf_counter())
-        time.sleep(self.milliseconds / 1000)
+        """Let time pass."""
+        self.passes.append(self.hands.now)
+        self.hands.sleep(self.milliseconds / 1000)
         return x
 
 
-def test_in_turns() -> None:
-    a, b = Slow(6), Slow(2)
+def test_in_turns(hands: Hands) -> None:
+    a, b = Slow(6, hands), Slow(2, hands)
     a.train()
     found = excise.measure.speedup(a, b, torch.zeros(1), seconds=1.0)
-    assert 2.0 < found.ratio < 3.5
+    assert found.ratio == pytest.approx(3.0, rel=1e-3)
     assert found.low <= found.ratio <= found.high
-    assert found.rounds >= 3
+    assert found.rounds >= 9
     assert a.training
-    assert found.before.median_ms >= 6 > found.after.median_ms >= 2
+    assert found.before.median_ms == pytest.approx(6, rel=1e-3)
+    assert found.after.median_ms == pytest.approx(2, rel=1e-3)
     first, last = a.passes[-1], b.passes[-1]  # neither ran to its end before the other began
     assert a.passes[3] < last
     assert b.passes[3] < first
-    assert found.share < 0.5  # who sleeps does not work
+    assert found.share < 0.01  # who sleeps does not work
     json.dumps(found.to_dict())
     assert "times as fast" in str(found)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
 def test_no_duration(seconds: float) -> None:
+    model = nn.Identity()
     with pytest.raises(MeasureError):
-        excise.measure.speedup(Slow(1), Slow(1), torch.zeros(1), seconds=seconds)
+        excise.measure.speedup(model, model, torch.zeros(1), seconds=seconds)
+
+
+def test_on_a_real_clock() -> None:
+    """Where nothing can be foretold but what is always so."""
+    model = nn.Linear(8, 8)
+    found = excise.measure.speedup(model, model, torch.zeros(1, 8), seconds=0.2)
+    assert 0 < found.low <= found.ratio <= found.high
+    assert found.before.median_ms > 0
+    assert found.computed > 0
+    assert found.share > 0
 
 
 def test_a_model_that_does_not_run() -> None:
@@ -69,6 +82,7 @@ def _network() -> nn.Module:
 INPUT = torch.randn(2, 3, 32, 32)
 
 
+@pytest.mark.usefixtures("paced")
 def test_prune_to_a_speed_measured_anew() -> None:
     model = _network().train()
     found = excise.prune(model, INPUT, speedup=2.0)
@@ -83,9 +97,10 @@ def test_prune_to_a_speed_measured_anew() -> None:
     assert found.report.to_dict()["speedup"]["rounds"] == found.report.speedup.rounds
     assert str(found.report.speedup) in str(found.report)
     again = excise.measure.speedup(model, found.model, INPUT, seconds=3.0)
-    assert again.steady[0] == pytest.approx(2.0, rel=0.15)  # the machine may be busy
+    assert again.steady[0] == pytest.approx(2.0, rel=0.03)
 
 
+@pytest.mark.usefixtures("paced")
 def test_without_a_last_measurement_that_of_the_search_is_told() -> None:
     found = excise.prune(_network(), INPUT, speedup=1.3, latency=False, verify=False)
     assert found.report.speedup is found.attempts[-1].found
@@ -125,6 +140,7 @@ def test_without_an_input_that_runs() -> None:
         excise.prune(_network(), torch.randn(1, 4, 8, 8), speedup=2.0)
 
 
+@pytest.mark.usefixtures("paced")
 def test_out_of_reach_leaves_the_model_alone() -> None:
     model = _network().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}

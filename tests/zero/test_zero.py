@@ -161,6 +161,8 @@ def test_prune_is_the_one_call_and_files_get_smaller(tmp_path: Path) -> None:
     [
         ("keep_macs and zeros in place", {"sparsity": 0.5, "keep_macs": 0.5}),
         ("speedup and zeros in place", {"pattern": "2:4", "speedup": 2.0}),
+        ("reconstruct and zeros in place", {"sparsity": 0.5, "reconstruct": 9}),
+        ("uniform and zeros in place", {"sparsity": 0.5, "uniform": True}),
         ("sparsegpt", {"sparsity": 0.5, "criterion": excise.scores.magnitude}),
         ("sparsegpt", {"sparsity": 0.5, "criterion": "obs"}),
     ],

@@ -4,12 +4,14 @@ from excise.calibration.consumer import Consumer, columns_of, consumers
 from excise.calibration.data import Batch, batches
 from excise.calibration.lane import Lanes, Visit
 from excise.calibration.moment import Moments, thinned
+from excise.calibration.path import Follower
 from excise.calibration.progress import shown, told
 from excise.calibration.watch import watch
 
 __all__ = [
     "Batch",
     "Consumer",
+    "Follower",
     "Lanes",
     "Moments",
     "Visit",

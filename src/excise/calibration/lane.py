@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from excise.calibration.data import Batch
+from excise.calibration.path import Follower
 from excise.errors import ExampleError
 from excise.trace import Op
 from excise.trace.record import Tape, run, settled
@@ -86,8 +87,8 @@ class _Baton:
             raise _Cancelled
 
 
-class _Stepper(Tape):
-    """Counts operations, keeps the outputs that are asked for, and stops before chosen ones."""
+class _Stepper(Follower):
+    """Keeps the outputs that are asked for, and stops before chosen operations."""
 
     def __init__(
         self,
@@ -96,18 +97,12 @@ class _Stepper(Tape):
         keep: Collection[int],
         stop: Callable[[Visit], None],
     ) -> None:
-        super().__init__()
-        self.ops, self.stops, self.keep, self.stop = ops, stops, keep, stop
+        super().__init__(ops)
+        self.stops, self.keep, self.stop = stops, keep, stop
         self.kept: dict[int, Any] = {}
 
-    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, after a stop if one was asked for."""
-        number = self.count
-        self.count += 1
-        if number >= len(self.ops) or self.ops[number].name != name:
-            raise ExampleError(
-                self.module, "", f"with this batch the model takes another path at {name}"
-            )
         if number in self.stops:
             visit = Visit(number, self.module, func, args, kwargs, self.kept)
             with self.pause():

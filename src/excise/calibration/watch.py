@@ -11,27 +11,22 @@ from torch import Tensor, nn
 from excise.calibration.consumer import Consumer
 from excise.calibration.data import Batch
 from excise.calibration.moment import Moments, thinned
+from excise.calibration.path import Follower
 from excise.calibration.progress import told
-from excise.errors import ExampleError
 from excise.trace import Op
-from excise.trace.record import Tape, run
+from excise.trace.record import run
 from excise.trace.skeleton import copied, named_tensors
 
 
-class _Watcher(Tape):
+class _Watcher(Follower):
     """Hands the input of chosen operations to `see`."""
 
     def __init__(self, ops: Sequence[Op], by_op: dict[int, Consumer], see: Any) -> None:
-        super().__init__()
-        self.ops, self.by_op, self.see = ops, by_op, see
+        super().__init__(ops)
+        self.by_op, self.see = by_op, see
 
-    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, after a look at what it reads."""
-        number = self.count
-        self.count += 1
-        if number >= len(self.ops) or self.ops[number].name != name:
-            reason = f"with this batch the model takes another path at {name}"
-            raise ExampleError(self.module, "", reason)
         consumer = self.by_op.get(number)
         if consumer is not None:
             with self.pause():

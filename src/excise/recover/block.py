@@ -10,33 +10,29 @@ from torch import Tensor, nn
 
 from excise.axes import leaves
 from excise.budget import kept_indices, read_plan
-from excise.errors import CalibrationError, ExampleError
+from excise.calibration import Follower
+from excise.errors import CalibrationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.recover.boundary import Boundary, boundaries
 from excise.trace import Op
-from excise.trace.record import Tape, run
+from excise.trace.record import run
 from excise.trace.skeleton import copied, named_tensors
 
 _Cuts = list[tuple[int, Tensor]]
 """Dimensions of a tensor, with the indices that the cut model still has."""
 
 
-class _Catcher(Tape):
+class _Catcher(Follower):
     """Keeps the tensors at the ends of blocks."""
 
     def __init__(self, ops: Sequence[Op], ends: Mapping[int, Sequence[Boundary]]) -> None:
-        super().__init__()
-        self.ops, self.ends = ops, ends
+        super().__init__(ops)
+        self.ends = ends
         self.found: dict[Boundary, Tensor] = {}
 
-    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, and keep what it gives if a block ends there."""
-        number = self.count
-        self.count += 1
-        if number >= len(self.ops) or self.ops[number].name != name:
-            reason = f"with this batch the model takes another path at {name}"
-            raise ExampleError(self.module, "", reason)
         out = func(*args, **kwargs)
         for end in self.ends.get(number, ()):
             tensors = [t for t in (out if isinstance(out, (tuple, list)) else (out,))

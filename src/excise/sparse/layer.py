@@ -23,7 +23,7 @@ from excise.sparse.kernels import (
     library,
 )
 from excise.sparse.kernels.matrix import MOST_COLUMNS
-from excise.sparse.op import KIND, sparse_conv2d, sparse_linear
+from excise.sparse.op import sparse_conv2d, sparse_linear
 
 
 class Way(NamedTuple):
@@ -178,8 +178,9 @@ class SparseLinear(Sparse):
         alone = x.numel() == self.shape[1]
         way = self.way if alone else self.way._replace(kind="tiles")
         value, column, pointer, sizes = self.arrays(way)
-        kind = getattr(KIND, way.kind)
-        out: Tensor = sparse_linear(x, value, column, pointer, self.bias, sizes, kind, way.tiles)
+        out: Tensor = sparse_linear(
+            x, value, column, pointer, self.bias, sizes, way.kind, way.tiles
+        )
         return out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from excise.sparse.kernels.product import ACTIVATIONS
 _NAMES = {number: name for name, number in ACTIVATIONS.items()}
 LINEAR = (
     "sparse_linear(Tensor x, Tensor value, Tensor column, Tensor pointer, Tensor? bias, "
-    "int[] sizes, int kind, int tiles) -> Tensor"
+    "int[] sizes, str kind, int tiles) -> Tensor"
 )
 CONV = (
     "sparse_conv2d(Tensor x, Tensor value, Tensor column, Tensor pointer, Tensor? bias, "
@@ -27,17 +26,6 @@ _library.define(LINEAR)
 _library.define(CONV)
 
 
-class Kind(NamedTuple):
-    """Ways of a linear layer."""
-
-    tiles: int = 0  # any number of rows, by tiles
-    gemv: int = 1  # one row, values by 16-bit column
-    mask: int = 2  # one row, a bit for each column
-
-
-KIND = Kind()
-
-
 def _linear(  # noqa: PLR0917 - an operator's schema is positional
     x: Tensor,
     value: Tensor,
@@ -45,16 +33,16 @@ def _linear(  # noqa: PLR0917 - an operator's schema is positional
     pointer: Tensor,
     bias: Tensor | None,
     sizes: Sequence[int],
-    kind: int,
+    kind: str,
     tiles: int,
 ) -> Tensor:
     rows, columns, block = sizes
     flat, ending = x.contiguous().view(-1, columns), Ending(bias)
-    if kind == KIND.mask:
+    if kind == "mask":
         y = gemv(Bits(value, column, pointer, (rows, columns)), flat[0], ending)
     else:
-        blocks = Blocks(value, column, pointer, column, (rows, columns, block))
-        one = kind == KIND.gemv
+        blocks = Blocks(value, column, pointer, (rows, columns, block))
+        one = kind == "gemv"
         y = gemv(blocks, flat[0], ending) if one else linear(blocks, flat, ending, tiles=tiles)
     return y.view(*x.shape[:-1], rows)
 
@@ -75,7 +63,7 @@ def _conv2d(  # noqa: PLR0917 - as above
 ) -> Tensor:
     residual = None if residual is None else residual.contiguous()
     return conv2d(
-        Blocks(value, column, pointer, column, (sizes[0], sizes[1], sizes[2])),
+        Blocks(value, column, pointer, (sizes[0], sizes[1], sizes[2])),
         x.contiguous(),
         geometry_of(geometry),
         Ending(bias, residual, _NAMES[activation]),

@@ -42,11 +42,11 @@ class Sparsified:
     """
 
     model: nn.Module
-    timings: tuple[Timing, ...]
-    swapped: tuple[str, ...]
-    folded: tuple[str, ...]
-    speedup: Speedup | None
-    worst: float
+    timings: tuple[Timing, ...] = ()
+    swapped: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
+    speedup: Speedup | None = None
+    worst: float = 0.0
     why: str = ""
 
     def __str__(self) -> str:
@@ -89,13 +89,13 @@ def sparsify(
         raise SparseError(f"min_zeros={min_zeros!r}", "a share of zeros in [0, 1]")
     found = library()
     if not isinstance(found, Library):
-        return Sparsified(plain(model), (), (), (), None, 0.0, f"no kernels: {found.why}")
+        return Sparsified(plain(model), why=f"no kernels: {found.why}")
     small = plain(model).eval()  # the example runs on it, and timing does
     norms = _norms(small, inputs, kwargs)
     timings, swaps = _timed(small, min_zeros, norms, (inputs, kwargs))
     if not swaps:
         why = "no layer with enough zeros is faster sparse" if timings else "no layer has enough"
-        return Sparsified(plain(model), tuple(timings), (), (), None, 0.0, why)
+        return Sparsified(plain(model), tuple(timings), why=why)
     for name, sparse in swaps.items():
         small.set_submodule(name, sparse.train(mode=False))
         if name in norms:
@@ -104,7 +104,7 @@ def sparsify(
     gained = speedup(model, small, *inputs, **kwargs)
     if gained.ratio < 1:
         why = f"the whole model is {1 / gained.ratio:.2f} times slower with them"
-        return Sparsified(plain(model), tuple(timings), (), (), None, 0.0, why)
+        return Sparsified(plain(model), tuple(timings), why=why)
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)

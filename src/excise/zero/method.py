@@ -62,7 +62,7 @@ def sparsegpt(layer: Layer, pattern: Pattern, zeros: float) -> Tensor:
         columns is chosen over all rows, as there, for patterns other than n:m too.
     """
     weight = layer.weight.clone()
-    groups, _, columns = weight.shape
+    columns = weight.shape[2]
     upper = torch.linalg.cholesky(torch.linalg.inv(_damped(layer.gram)), upper=True)
     step = _BLOCK - _BLOCK % (pattern.m or pattern.columns)
     for first in range(0, columns, step):
@@ -78,7 +78,6 @@ def sparsegpt(layer: Layer, pattern: Pattern, zeros: float) -> Tensor:
             )
             weight[:, :, column] = torch.where(kept[:, :, i], weight[:, :, column], 0.0)
         weight[:, :, part.stop :] -= errors @ upper[:, part, part.stop :]
-    del groups
     return weight
 
 

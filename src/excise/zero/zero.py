@@ -106,8 +106,9 @@ def zero(
     if calibration is None and method != "magnitude":
         raise InvalidTargetError("method", f"{method!r} without data", "calibration data with it")
     patterns = patterns_of(protect)
-    data = calibration if calibration is not None else Batch(inputs, kwargs)
-    given = [data] if isinstance(data, Batch) else batches(data, inputs, kwargs, samples=samples)
+    given = [Batch(inputs, kwargs)]
+    if calibration is not None:
+        given = batches(calibration, inputs, kwargs, samples=samples)
     dense, zeroed = plain(model), plain(model)  # masks multiplied in
     modes = [(module, module.training) for module in zeroed.modules()]
     try:

@@ -216,29 +216,41 @@ static int64_t pieces(int64_t tiles, int64_t threads, int64_t rows) {
     return at_most(wanted, (rows + 15) / 16);
 }
 
+/* How a product is shared out: tiles of outputs, and pieces of the rows of each. */
+typedef struct {
+    int64_t wide, blocks, across, units; /* floats of a tile; blocks of columns; tiles of an image */
+    int64_t split, each;                 /* pieces, and rows of a piece */
+} shares;
+
+static shares shared(const matrix *a, int64_t images, int64_t columns, const product *p) {
+    shares s = {.wide = p->tiles * LANES, .blocks = (a->depth + a->block - 1) / a->block};
+    s.across = (columns + s.wide - 1) / s.wide;
+    s.split = pieces(images * s.across, p->threads, a->rows);
+    s.each = (a->rows + s.split - 1) / s.split;
+    s.units = images * s.across * s.split;
+    return s;
+}
+
 /* y[i] = weight times x[i], both channel-major: x is (images, depth, columns). */
 int excise_spmm(const matrix *a, const product *p, const finish *f) {
-    const int64_t wide = p->tiles * LANES, blocks = (a->depth + a->block - 1) / a->block;
-    const int64_t across = (p->columns + wide - 1) / wide, tiles = p->images * across;
-    const int64_t split = pieces(tiles, p->threads, a->rows);
-    const int64_t each = (a->rows + split - 1) / split;
+    const shares s = shared(a, p->images, p->columns, p);
     int failed = 0;
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
     {
-        float *dense = scratch(4 * a->block * wide), *partial = scratch(4 * each * wide);
+        float *dense = scratch(4 * a->block * s.wide), *partial = scratch(4 * s.each * s.wide);
         if (!dense || !partial) failed = 1;
 #pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < tiles * split; unit++) {
+        for (int64_t unit = 0; unit < s.units; unit++) {
             if (failed) continue;
-            const int64_t image = unit / split / across, n = unit / split % across * wide;
-            const int64_t from = unit % split * each, to = at_most(a->rows, from + each);
-            const int64_t valid = at_most(wide, p->columns - n);
+            const int64_t image = unit / s.split / s.across, n = unit / s.split % s.across * s.wide;
+            const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
+            const int64_t valid = at_most(s.wide, p->columns - n);
             const int vectors = (int)((valid + LANES - 1) / LANES);
             const float *x = p->x + image * p->x_image + n;
             tile w = {.partial = partial, .out = p->y + image * p->y_image + n,
                       .out_pitch = p->y_pitch, .valid = valid,
                       .residual = f->residual ? f->residual + image * p->y_image + n : NULL};
-            for (int64_t part = 0; part < blocks; part++) {
+            for (int64_t part = 0; part < s.blocks; part++) {
                 const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
                 if (p->in_place && valid == vectors * LANES) {
                     w.b = x + k * p->x_pitch;
@@ -249,7 +261,7 @@ int excise_spmm(const matrix *a, const product *p, const finish *f) {
                     w.pitch = vectors * LANES;
                 }
                 w.first = part == 0;
-                w.last = part == blocks - 1;
+                w.last = part == s.blocks - 1;
                 BLOCKS[vectors](a, part, from, to, &w, f);
             }
         }
@@ -261,31 +273,28 @@ int excise_spmm(const matrix *a, const product *p, const finish *f) {
 
 /* y = x times the transposed weight, both token-major: x is (columns, depth), y (columns, rows). */
 int excise_linear(const matrix *a, const product *p, const finish *f) {
-    const int64_t wide = p->tiles * LANES, blocks = (a->depth + a->block - 1) / a->block;
-    const int64_t tiles = (p->columns + wide - 1) / wide;
-    const int64_t split = pieces(tiles, p->threads, a->rows);
-    const int64_t each = (a->rows + split - 1) / split;
+    const shares s = shared(a, 1, p->columns, p);
     int failed = 0;
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
     {
-        float *dense = scratch(4 * a->block * wide), *partial = scratch(4 * each * wide);
+        float *dense = scratch(4 * a->block * s.wide), *partial = scratch(4 * s.each * s.wide);
         if (!dense || !partial) failed = 1;
 #pragma omp for schedule(dynamic)
-        for (int64_t unit = 0; unit < tiles * split; unit++) {
+        for (int64_t unit = 0; unit < s.units; unit++) {
             if (failed) continue;
-            const int64_t n = unit / split * wide, valid = at_most(wide, p->columns - n);
-            const int64_t from = unit % split * each, to = at_most(a->rows, from + each);
+            const int64_t n = unit / s.split * s.wide, valid = at_most(s.wide, p->columns - n);
+            const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
             const int vectors = (int)((valid + LANES - 1) / LANES);
             const int64_t pitch = vectors * LANES;
             const finish inner = {f->bias, NULL, f->residual ? PLAIN : f->activation};
             /* the last block writes into `partial` itself, which is turned into the output */
             tile w = {.b = dense, .pitch = pitch, .partial = partial, .out = partial - from * pitch,
                       .out_pitch = pitch, .valid = pitch};
-            for (int64_t part = 0; part < blocks; part++) {
+            for (int64_t part = 0; part < s.blocks; part++) {
                 const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
                 turned(p->x + n * p->x_pitch + k, p->x_pitch, valid, depth, dense, pitch, pitch);
                 w.first = part == 0;
-                w.last = part == blocks - 1;
+                w.last = part == s.blocks - 1;
                 BLOCKS[vectors](a, part, from, to, &w, &inner);
             }
             turned(partial, pitch, to - from, valid, p->y + n * p->y_pitch + from, p->y_pitch,
@@ -344,34 +353,32 @@ static void unfolded(const float *image, const window *g, int64_t k0, int64_t de
 
 /* A convolution by tiles of the unfolded image: x is (images, channels, height, width). */
 int excise_conv(const matrix *a, const product *p, const window *g, const finish *f) {
-    const int64_t wide = p->tiles * LANES, blocks = (a->depth + a->block - 1) / a->block;
-    const int64_t columns = g->out_y * g->out_x, across = (columns + wide - 1) / wide;
+    const int64_t columns = g->out_y * g->out_x;
+    const shares s = shared(a, 1, columns, p);
     const int64_t high = g->height + 2 * g->pad_y, broad = g->width + 2 * g->pad_x;
     float *image = scratch(4 * g->channels * high * broad);
     int failed = image == NULL;
     for (int64_t i = 0; i < p->images && !failed; i++) {
         padded(p->x + i * p->x_image, g, image);
-        const int64_t split = pieces(across, p->threads, a->rows);
-        const int64_t each = (a->rows + split - 1) / split;
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
         {
-            float *dense = scratch(4 * a->block * wide), *partial = scratch(4 * each * wide);
+            float *dense = scratch(4 * a->block * s.wide), *partial = scratch(4 * s.each * s.wide);
             if (!dense || !partial) failed = 1;
 #pragma omp for schedule(dynamic)
-            for (int64_t unit = 0; unit < across * split; unit++) {
+            for (int64_t unit = 0; unit < s.units; unit++) {
                 if (failed) continue;
-                const int64_t n = unit / split * wide, valid = at_most(wide, columns - n);
-                const int64_t from = unit % split * each, to = at_most(a->rows, from + each);
+                const int64_t n = unit / s.split * s.wide, valid = at_most(s.wide, columns - n);
+                const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
                 const int vectors = (int)((valid + LANES - 1) / LANES);
                 const int64_t pitch = vectors * LANES;
                 tile w = {.b = dense, .pitch = pitch, .partial = partial,
                           .out = p->y + i * p->y_image + n, .out_pitch = columns, .valid = valid,
                           .residual = f->residual ? f->residual + i * p->y_image + n : NULL};
-                for (int64_t part = 0; part < blocks; part++) {
+                for (int64_t part = 0; part < s.blocks; part++) {
                     const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
                     unfolded(image, g, k, depth, n, valid, pitch, dense);
                     w.first = part == 0;
-                    w.last = part == blocks - 1;
+                    w.last = part == s.blocks - 1;
                     BLOCKS[vectors](a, part, from, to, &w, f);
                 }
             }

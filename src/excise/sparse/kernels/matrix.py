@@ -21,14 +21,12 @@ class Blocks(NamedTuple):
         value: float32, padded with zeros.
         column: int16 holding the 16 bits of each column within its block, padded.
         pointer: int32, (blocks * rows + 1).
-        place: int64, where in row-major order of the nonzero values each value stands.
         sizes: rows, columns, columns in a block.
     """
 
     value: Tensor
     column: Tensor
     pointer: Tensor
-    place: Tensor
     sizes: tuple[int, int, int]
 
 
@@ -71,7 +69,6 @@ def blocks_of(weight: Tensor, block: int) -> Blocks:
         torch.from_numpy(value),
         torch.from_numpy(index.view(np.int16)),
         torch.from_numpy(pointer),
-        torch.from_numpy(order.astype(np.int64)),
         (rows, columns, block),
     )
 
@@ -118,7 +115,7 @@ def direct_of(
     blocks = blocks_of(weight, channels * high * wide)
     column = blocks.column.numpy().view(np.uint16).astype(np.int64)
     offset = column // (high * wide) * channel + taps[column % (high * wide)]
-    offset[len(blocks.place) :] = 0
+    offset[int(blocks.pointer[-1]) :] = 0
     return blocks._replace(column=torch.from_numpy(offset.astype(np.uint16).view(np.int16)))
 
 
