@@ -116,12 +116,20 @@ def _reasons(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-LAYERS = """A cut that is not uniform reloads through `excise.load`. transformers 5.23 also has
-`per_layer_config` (`integrations/heterogeneity`): numbers of a configuration that differ from layer
-to layer. But of its model code only a few families read them, and for some numbers only (gemma4,
-dots3_note, step3p7, neomme and diffusion_gemma, as `config.per_layer_config[layer]`). Llama and
-Qwen3, which were tried, raise `AmbiguousGlobalPerLayerAttributeError` while they are built, so
-excise does not write it.
+LAYERS = """A cut reloads through `excise.load`, whatever it is. Plain `from_pretrained`, without
+excise, reads it if the configuration can say what was cut; with `uniform=True` the cut is chosen so
+that it can. Any other cut changes those numbers on which all that the constructor makes of them
+agrees: single ones, and lists with one for each stage or layer. Numbers that differ from layer to
+layer are written as transformers' `per_layer_config` (5.23, `integrations/heterogeneity`) where the
+constructor then builds exactly the cut model. Few families read it, and for few numbers: step3p7
+for the heads of its attention, gemma4_unified for `head_dim` and `num_key_value_heads`. Others,
+Llama and Qwen3 among them, read one number for all layers and raise
+`AmbiguousGlobalPerLayerAttributeError`; then nothing is written.
+
+A cache that `generate()` makes from a number of the configuration has one size for all that it
+holds. The forward pass of the example does not make it, so layers may be cut to different widths.
+`uniform=True` keeps them alike; an example that makes the cache (`use_cache=True`) keeps what it
+shows whole. The table says which of the two was seen to help.
 """
 
 
@@ -133,11 +141,22 @@ def _elsewhere(rows: list[dict[str, Any]]) -> str:
         for key, fine in (("loads", "loads"), ("generate", "runs"), ("uniform", "reloads")):
             said = str(row.get(key, fine))
             if said not in {fine, "not a generator"}:
-                kinds[f"{WHAT[key]}: {said.partition(': the')[0]}"].append(_name(row))
+                said = said.partition(": the")[0].partition(" (")[0]
+                kinds[f"{WHAT[key]}: {said}{_way(row) if key == 'generate' else ''}"].append(
+                    _name(row)
+                )
     lines += ["| what | networks |", "| --- | --- |"] if kinds else []
     for what, names in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
         lines.append(f"| {_plain(what)} | {', '.join(names)} |")
     return "\n".join(lines) + "\n\n"
+
+
+def _way(row: dict[str, Any]) -> str:
+    """How to cut the network so that it generates, if a way was found."""
+    way = row.get("generate_otherwise", "not")
+    if way == "not":
+        return ""
+    return f"; cut with `{way}`{' in the example' if 'cache' in way else ''} it runs"
 
 
 WHAT = {

@@ -118,17 +118,15 @@ _OUTCOMES = {
 def _besides() -> Iterator[str]:
     """Cut models saved and loaded, generating, and read by transformers alone."""
     for suite in SUITES:
-        rows = [r for r in zoo.stored(suite).values() if "loads" in r]
+        proved = [r for r in zoo.stored(suite).values() if r["outcome"] in VERIFIED]
+        rows = [r for r in proved if "loads" in r]
         if rows:
             good = sum(r["loads"] == "loads" for r in rows)
             run = sum(r["loads"] == "loads into an original that has run" for r in rows)
             yield (
                 f"Saved with `excise.save` and loaded with the factory of the original ({suite}): "
-                f"{good} of {len(rows)} say the same"
-                + (
-                    f", and {run} that change while they run, once the original has run."
-                    * bool(run)
-                )
+                f"{good} of {len(rows)} tried say the same (of {len(proved)} verified)"
+                + f", and {run} that change while they run, once the original has run." * bool(run)
                 + "." * (not run)
             )
     rows = list(zoo.stored("transformers").values())
@@ -141,6 +139,10 @@ def _besides() -> Iterator[str]:
             f"generate uncut ({uncut} have the method, and do not generate uncut with these small "
             f"configurations; {len(said) - runs - fails - uncut} are no generators)."
         )
+    ways = Counter(str(r["generate_otherwise"]) for r in rows if "generate_otherwise" in r)
+    if ways:
+        found = "; ".join(f"{n} with `{way}`" for way, n in ways.most_common() if way != "not")
+        yield f"Of the {sum(ways.values())} that do not, cut in another way do: {found or 'none'}."
     told = Counter(str(r["uniform"]).partition(":")[0] for r in rows if "uniform" in r)
     nothing = told.pop("nothing that its configuration could say", 0)
     uncut = told.pop("the uncut model does not", 0)
@@ -150,6 +152,13 @@ def _besides() -> Iterator[str]:
             f"a process that has no excise: {told['reloads']} of {sum(told.values())} families say "
             f"the same. In {nothing} further ones no number of the configuration sets the length "
             f"of an axis that may be cut; {uncut} do not reload uncut either."
+        )
+    told = Counter(str(r["plain"]).partition(":")[0] for r in rows if "plain" in r)
+    if told:
+        yield (
+            f"Cut to half of the multiply-adds without `uniform=True`, `from_pretrained` alone "
+            f"reads {told['reloads']} of {sum(told.values())} tried and refuses {told['fails']}; "
+            f"{told['reloads to another output']} it reads as something else."
         )
 
 

@@ -71,7 +71,7 @@ def summary(name: str, rows: list[dict[str, Any]], tool: str = "") -> str:
                 f"    {label}: median {statistics.median(values):.4g}{unit}, "
                 f"from {min(values):.4g} to {max(values):.4g}{unit}"
             )
-    for key in ("loads", "generate", "uniform"):
+    for key in ("loads", "generate", "generate_otherwise", "plain", "uniform"):
         said = Counter(str(r[key]).partition(":")[0] for r in ran if key in r)
         if said:
             out.append(f"    {key}: " + ", ".join(f"{n} {what}" for what, n in said.most_common()))
@@ -143,7 +143,8 @@ def besides_of(row: dict[str, Any], more: dict[str, Any], commit: str) -> dict[s
     if "outcome" in more:  # it did not come to an end
         said = f"{more['outcome']}: {more.get('reason', '')}"
         return row | {"loads": said, "more_revision": commit}
-    keys = ("loads", "generate", "uniform")
+    keys = ("loads", "generate", "generate_otherwise", "plain", "uniform")
+    row = {k: v for k, v in row.items() if k != "generate_otherwise"}
     return row | {k: more[k] for k in keys if k in more} | {"more_revision": commit}
 
 
@@ -173,6 +174,7 @@ def chosen(given: argparse.Namespace, name: str, rows: Rows) -> list[str]:
         todo = [n for n in todo if n not in rows or (given.more and "loads" not in rows[n])]
     if given.more:
         todo = [n for n in todo if n in rows and rows[n]["outcome"] in VERIFIED]
+        todo.sort(key=lambda n: rows[n].get("params", 0))  # so that a part of them is the most
     return todo
 
 

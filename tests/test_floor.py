@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
-    ("units", "errors"),
+    ("units", "errors", "ranks"),
     ("axes",),
     ("trace", "rules", "layers", "packing"),
-    ("equality", "graph"),
+    ("equality", "graph", "configuration"),
     ("uniform", "plan", "calibration", "scores", "measure"),
     ("budget", "surgery", "exact", "refit", "zero", "recover"),
     ("verify",),
-    ("files", "report", "prune", "shrink", "sparse"),
+    ("files", "report", "prune", "schedule", "shrink", "sparse"),
     ("testing", "demo", "cli", "__main__"),
 )
 LINE = [room for floor in FLOORS for room in floor]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excise.errors import PlanFormatError
+from excise.errors import PlanFormatError, StalePlanError
 from excise.plan import AttributeCut, Plan, TensorCut, mask
 
 PLAN = Plan(
@@ -133,3 +133,39 @@ def test_what_stays_and_what_goes_are_all(plan: Plan) -> None:
         gone = list(plan.removed.get(name, ()))
         both = np.concatenate([plan.indices(name), gone])
         assert sorted(both.tolist()) == list(range(size))
+
+
+def test_two_cuts_as_one() -> None:
+    """Units are counted in the first model; tensors, numbers and shapes too."""
+    later = Plan(
+        removed={"c": (0,)},
+        sizes={"a": 1, "b": 1, "c": 2},
+        tensors=(TensorCut("w", (1, 2), ("a", "(b c)")), TensorCut("x", (4,), ("(2 c)",))),
+        attributes=(AttributeCut("layer", "width", 1, 3), AttributeCut("layer", "other", 4, 2)),
+        shapes={"w": (1, 2), "v": (2,), "u": (4, 1), "x": (4,)},
+    )
+    first = dataclasses.replace(PLAN, shapes={**PLAN.shapes, "x": (4,)})
+    both = first.then(later)
+    both.check()
+    assert both.removed == {"a": (0, 2), "b": (1,), "c": (0,)}
+    assert {c.name: both.shape_after(c) for c in both.tensors} == {
+        "w": (1, 1), "v": (2,), "u": (4, 1), "x": (2,)
+    }  # fmt: skip
+    assert both.attributes == (AttributeCut("layer", "other", 4, 2),)
+    assert both.shapes == first.shapes
+    assert first.then(Plan({}, {}, ())) == first
+
+
+def test_units_of_a_later_cut_are_found_in_the_first_model() -> None:
+    first = Plan({"a": (0, 2)}, {"a": 5}, (TensorCut("w", (5,), ("a",)),), (), {"w": (5,)})
+    later = Plan({"a": (1,)}, {"a": 3}, (TensorCut("w", (3,), ("a",)),), (), {"w": (3,)})
+    assert first.then(later).removed == {"a": (0, 2, 3)}
+    with pytest.raises(StalePlanError, match="w is of shape"):
+        later.then(later)
+
+
+def test_cuts_that_name_their_axes_differently_are_refused() -> None:
+    first = Plan({"a": (0,)}, {"a": 3}, (TensorCut("w", (3,), ("a",)),), (), {"w": (3,)})
+    later = Plan({"b": (1,)}, {"b": 2}, (TensorCut("w", (2,), ("b",)),), (), {"w": (2,)})
+    with pytest.raises(StalePlanError, match="along others"):
+        first.then(later)

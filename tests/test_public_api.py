@@ -17,8 +17,9 @@ from excise import errors, measure, recover, scores
 ROOT = Path(__file__).parents[1]
 NAMES = {
     "AxisGraph", "ExciseError", "Group", "Pin", "Plan", "Pruned", "Scores", "Shrinkage", "Shrunk",
-    "Sparsified", "Verdict", "errors", "explain", "load", "measure", "plan", "plan_units", "prune",
-    "recover", "remove", "rules", "save", "scores", "shrink", "sparsify", "trace", "verify",
+    "Sparsified", "Step", "Verdict", "errors", "explain", "follow", "load", "measure", "plan",
+    "plan_units", "prune", "ranks", "recover", "remove", "rules", "save", "schedule", "scores",
+    "shrink", "sparsify", "trace", "verify",
 }  # fmt: skip
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{module.__name__}.{name}": value
@@ -71,7 +72,19 @@ def test_a_function_says_only_what_exists_that_it_raises(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["trace", "plan", "plan_units", "remove", "verify", "prune", "save", "load", "shrink"],
+    [
+        "trace",
+        "plan",
+        "plan_units",
+        "remove",
+        "verify",
+        "prune",
+        "save",
+        "load",
+        "shrink",
+        "follow",
+        "schedule",
+    ],
 )
 def test_a_step_says_what_it_raises(name: str) -> None:
     assert _section(inspect.getdoc(getattr(excise, name)) or "", "Raises").strip()

@@ -310,3 +310,17 @@ def test_a_model_with_masks_attached_is_cut_too() -> None:
     small = excise.remove(model, plan)
     assert small[0].weight_orig.shape == small[0].weight_mask.shape == (4, 4)  # type: ignore[index]
     assert excise.verify(model, small, plan, x).passed
+
+
+def test_a_loss_that_is_still_held_does_not_hold_the_old_shapes(
+    model: Any, plan: excise.Plan, x: Tensor
+) -> None:
+    """Autograd remembers the shape of a leaf while a graph is alive."""
+    loss = model(x).square().mean()
+    loss.backward()
+    dtypes = {p.dtype for p in model.parameters()}
+    excise.remove(model, plan, inplace=True)
+    model(x).square().mean().backward()
+    assert loss.requires_grad
+    assert all(p.grad.shape == p.shape for p in model.parameters())
+    assert {p.dtype for p in model.parameters()} == dtypes

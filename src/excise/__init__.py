@@ -7,10 +7,12 @@ from excise.files import load, save
 from excise.graph import AxisGraph, Group, Pin, trace
 from excise.plan import Plan
 from excise.prune import Pruned, prune
+from excise.ranks import ranks
+from excise.schedule import Step, schedule
 from excise.scores import Scores
 from excise.shrink import Shrinkage, Shrunk, explain, shrink
 from excise.sparse import Sparsified, sparsify
-from excise.surgery import remove
+from excise.surgery import follow, remove
 from excise.verify import Verdict, verify
 
 __version__ = "0.1.0"
@@ -25,18 +27,22 @@ __all__ = [
     "Shrinkage",
     "Shrunk",
     "Sparsified",
+    "Step",
     "Verdict",
     "errors",
     "explain",
+    "follow",
     "load",
     "measure",
     "plan",
     "plan_units",
     "prune",
+    "ranks",
     "recover",
     "remove",
     "rules",
     "save",
+    "schedule",
     "scores",
     "shrink",
     "sparsify",

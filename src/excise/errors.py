@@ -26,6 +26,7 @@ ExciseError
 ├── MeasureError               a quantity cannot be measured
 ├── SparseError                a model or layer cannot run sparse
 ├── CalibrationError           calibration data is no input of the model, or too little
+├── RanksError                 processes that calibrate together fail or disagree
 └── RequestError               the command line or the demo is asked for what is not there
 
 Each class is a record: its fields are the facts, its message is rendered from them in one order:
@@ -403,6 +404,23 @@ class CalibrationError(ExciseError, ValueError):
             f"the calibration data cannot be used: {self.problem}.\n"
             f"  do: pass a tensor, a list of batches or a data loader whose batches are inputs "
             f"like the example, labels last or under another name."
+        )
+
+
+@dataclass(eq=False)
+class RanksError(ExciseError, RuntimeError):
+    """Another of the processes that calibrate together has failed, or disagrees with rank 0."""
+
+    problem: str
+    ranks: tuple[int, ...]  # which; empty if it is this one
+
+    def __str__(self) -> str:
+        who = "".join(f"rank {rank}: " for rank in self.ranks[:1])
+        more = f" (and {len(self.ranks) - 1} more ranks)" if len(self.ranks) > 1 else ""
+        return (
+            f"the ranks cannot calibrate together: {who}{self.problem}{more}.\n"
+            f"  do: call the same function on every rank with the same model (broadcast its "
+            f"parameters and buffers from rank 0), or use `with excise.ranks(None)` for one alone."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from excise.errors import PlanFormatError
+from excise.errors import PlanFormatError, StalePlanError
 
 VERSION = 2
 """What this excise reads; a plan without new biases is written as version 1."""
@@ -140,6 +140,60 @@ class Plan:
             if found != cut.shape:
                 raise PlanFormatError(f"{cut.name} is {cut.shape}, its dimensions say {found}")
 
+    def then(self, later: Plan) -> Plan:
+        """This cut and a later one of its result, as one cut.
+
+        Args:
+            later: the plan of a model that was cut by this one.
+
+        Raises:
+            StalePlanError: `later` was made for another model.
+
+        >>> one = Plan({"c": (1,)}, {"c": 4}, ())
+        >>> one.then(Plan({"c": (1,)}, {"c": 3}, ())).removed
+        {'c': (1, 2)}
+        """
+        between = {cut.name: self.shape_after(cut) for cut in self.tensors}
+        for name, shape in later.shapes.items():
+            wanted = between.get(name, self.shapes.get(name, shape))
+            if wanted != shape:
+                raise StalePlanError(name, f"of shape {shape}", f"of shape {wanted}")
+        removed = dict(self.removed)
+        for axis, units in later.removed.items():
+            left = np.flatnonzero(self.kept(axis)) if axis in self.sizes else None
+            gone = units if left is None else left[list(units)].tolist()
+            removed[axis] = tuple(sorted({*removed.get(axis, ()), *gone}))
+        made = Plan(
+            removed,
+            {**later.sizes, **self.sizes},
+            self._tensors_with(later),
+            _attributes(self.attributes, later.attributes),
+            self.shapes or later.shapes,
+            self.biases + later.biases,
+        )
+        made._check_joined(self, later)
+        return made
+
+    def _tensors_with(self, later: Plan) -> tuple[TensorCut, ...]:
+        """Tensors that one of two cuts shrinks, at their first shape."""
+        mine = {cut.name: cut for cut in self.tensors}
+        ours = {f"{layer}.bias" if layer else "bias" for layer in self.biases}
+        theirs = (cut for cut in later.tensors if cut.name not in mine | dict.fromkeys(ours))
+        return (*self.tensors, *theirs)
+
+    def _check_joined(self, first: Plan, later: Plan) -> None:
+        """Refuse two cuts that do not name their axes alike: each tensor has to end the same."""
+        self.check()
+        one = {cut.name: [first.indices(dim) for dim in cut.dims] for cut in first.tensors}
+        two = {cut.name: [later.indices(dim) for dim in cut.dims] for cut in later.tensors}
+        for cut in self.tensors:
+            found = [self.indices(dim) for dim in cut.dims]
+            wanted = one.get(cut.name) or [np.arange(n) for n in cut.shape]
+            if cut.name in two:
+                wanted = [w[left] for w, left in zip(wanted, two[cut.name], strict=True)]
+            if not all(np.array_equal(f, w) for f, w in zip(found, wanted, strict=True)):
+                raise StalePlanError(cut.name, "cut along the same axes", "cut along others")
+
     def __str__(self) -> str:
         lines = [
             f"{name}: {self.sizes[name]} -> {self.sizes[name] - len(units)} units"
@@ -147,6 +201,17 @@ class Plan:
         ]
         lines += [f"{name}: gets a bias" for name in self.biases]
         return "\n".join(lines) or "nothing is removed"
+
+
+def _attributes(
+    first: Iterable[AttributeCut], later: Iterable[AttributeCut]
+) -> tuple[AttributeCut, ...]:
+    """Numbers that one of two cuts changes: before both, and after both."""
+    found = {(cut.module, cut.attribute): cut for cut in first}
+    for cut in later:
+        known = found.get((cut.module, cut.attribute))
+        found[cut.module, cut.attribute] = cut if known is None else known._replace(after=cut.after)
+    return tuple(cut for cut in found.values() if cut.before != cut.after)
 
 
 def checked(plan: Any) -> Plan:

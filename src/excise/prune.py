@@ -23,6 +23,7 @@ from excise.measure.latency import evaluated
 from excise.measure.replay import watched
 from excise.measure.table import table
 from excise.plan import Plan
+from excise.ranks import jointly, present
 from excise.recover import Reconstruction
 from excise.recover import reconstruct as rebuild
 from excise.refit import Refit, refit
@@ -65,6 +66,7 @@ class Pruned:
     zeroed: Zeroed | None = None
 
 
+@jointly
 def prune(
     model: nn.Module,
     *inputs: Any,
@@ -100,6 +102,10 @@ def prune(
     shapes decide. A table of each operation's times over its widths chooses the plan; the cut model
     is then timed in turns with the dense one, and the plan made again, until it is within 3 %.
 
+    Where `torch.distributed` has been initialised with several ranks, call it on all of them with
+    the same model, each with its own share of the calibration data: statistics are added up, rank 0
+    decides and measures, and all get the same result. For one rank alone see `excise.ranks`.
+
     Args:
         model: any `nn.Module`. Not touched.
         inputs: an example input.
@@ -118,7 +124,7 @@ def prune(
             "admm", and options of a cut do not apply.
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
-        samples: use so many of them.
+        samples: use so many of them, over all ranks.
         reconstruct: after the refit, train the blocks toward the dense model's for so many steps of
             one batch each (`excise.recover.reconstruct`); no labels, and put back if it does not
             help on batches that were held out. Minutes where the refit takes seconds.
@@ -143,7 +149,10 @@ def prune(
         MeasureError: a speed is asked of a model that cannot be timed.
         SurgeryError: a weight is NaN or infinite.
         VerificationError: the cut model computes something else; it is not returned.
+        RanksError: another rank has failed, or has another model.
     """
+    ranks = present()
+    progress = progress and not ranks.rank
     budgets = {
         "keep_macs": keep_macs,
         "keep_params": keep_params,
@@ -167,7 +176,8 @@ def prune(
                 protect=protect,
                 **kwargs,
             )
-        report = _report(model, zeroed.model, Batch(inputs, kwargs), [], latency=latency)
+        example = Batch(inputs, kwargs)
+        report = ranks.first(lambda: _report(model, zeroed.model, example, [], latency=latency))
         return Pruned(zeroed.model, zeroed.plan, report, None, zeroed=zeroed)
     budget = target_of(**budgets)
     example = Batch(inputs, kwargs)
@@ -183,17 +193,20 @@ def prune(
         if calibration is not None:
             data = batches(calibration, inputs, kwargs, samples=samples)
         with shown() if progress else contextlib.nullcontext():
-            scores = _scored(model, graph, criterion, data)
+            scores = scored(model, graph, criterion, data)
         check_values(graph, scores)
         attempts: list[Attempt] = []
         if budget[0] in TIMED:
-            attempts = _timed(model, graph, scores, asked=budget, options=options, example=example)
+            attempts = ranks.first(
+                lambda: _timed(model, graph, scores, asked=budget, options=options, example=example)
+            )
             made = attempts[-1].plan
         else:
-            made = planned(graph, scores, counted(*budget), options)
+            made = ranks.first(lambda: planned(graph, scores, counted(*budget), options))
     small = remove(model, made)
-    verdict = prove(model, small, made, *inputs, **kwargs) if verify else None
-    if verdict is not None:
+    verdict = None
+    if verify:
+        verdict = ranks.first(lambda: prove(model, small, made, *inputs, **kwargs))
         verdict.check()
     repaired = rebuilt = None
     with shown() if progress else contextlib.nullcontext():
@@ -201,7 +214,7 @@ def prune(
             repaired = refit(model, small, made, data)
             if reconstruct:
                 rebuilt = rebuild(model, small, made, data, steps=reconstruct)
-    report = _report(model, small, example, attempts, latency=latency)
+    report = ranks.first(lambda: _report(model, small, example, attempts, latency=latency))
     return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
 
 
@@ -265,12 +278,17 @@ def _report(
     return Report(before, after, speedup=found)
 
 
-def _scored(
+def scored(
     model: nn.Module,
     graph: AxisGraph,
     criterion: str | Callable[..., Scores | Curves] | None,
     data: list[Batch] | None,
 ) -> Scores | Curves:
+    """What a criterion says of a traced model; by default "obs" with data, else "magnitude".
+
+    Raises:
+        InvalidTargetError: no such criterion, or one that needs data without any.
+    """
     if criterion is None:
         criterion = "magnitude" if data is None else "obs"
     score = criterion if callable(criterion) else by_name(criterion)

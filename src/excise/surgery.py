@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from excise.errors import NonFiniteWeightError, OptimizerStateError, StalePlanEr
 from excise.plan import Plan, checked
 from excise.trace import skeleton
 
+Optimizers: TypeAlias = "Optimizer | Sequence[Optimizer] | None"
+
 
 def remove(
-    model: nn.Module, plan: Plan, *, inplace: bool = False, optimizer: Optimizer | None = None
+    model: nn.Module, plan: Plan, *, inplace: bool = False, optimizer: Optimizers = None
 ) -> nn.Module:
     """Return the model without the units that the plan removes: smaller, dense, same class.
 
@@ -28,8 +30,8 @@ def remove(
         plan: from `excise.plan`. Rehearsed there on fake tensors.
         inplace: change `model` itself; its `Parameter` objects stay the same ones. Otherwise a copy
             is made that never holds a full-size weight.
-        optimizer: an optimizer of `model`; its state (momenta, moments) is sliced along, and its
-            parameter groups point to the returned model's parameters.
+        optimizer: an optimizer of `model`, or several; their state (momenta, moments) is sliced
+            along, and their parameter groups point to the returned model's parameters.
 
     Returns:
         The smaller model (`model` itself with `inplace=True`).
@@ -46,7 +48,7 @@ def remove(
     check(model, checked(plan), tensors)
     check_finite(tensors)
     keep = _indices(plan, tensors)
-    states = _states(optimizer, model, keep) if optimizer is not None else {}
+    states = [(each, _states(each, model, keep)) for each in several(optimizer)]
     made: dict[int, Tensor] = {}
     gradients: dict[int, Tensor | None] = {}
     for tensor in tensors.values():
@@ -63,9 +65,58 @@ def remove(
         new = {id(t): _like(t, made[id(t)], gradients[id(t)]) for t in old}
         result = skeleton.copied(model, dict(new))
     _rewrite(result, plan)
-    if optimizer is not None:
-        _follow(optimizer, new, states)
+    for each, state in states:
+        _follow(each, new, state)
     return result
+
+
+def follow(optimizer: Optimizers, before: nn.Module, after: nn.Module, plan: Plan) -> None:
+    """Let an optimizer of one model go on with the smaller model that was made of it.
+
+    For a model that came out of `excise.prune`; `remove` does it by itself. Changed, in place: the
+    optimizer's state, every tensor of a parameter's shape sliced as the parameter was, and the
+    parameters that its groups hold. Numbers, such as counts of steps, and settings are kept, and so
+    is the optimizer itself, for whoever holds it, as a scheduler of learning rates does. Not
+    changed: either model. A parameter that only the smaller model has is not added.
+
+    Args:
+        optimizer: an optimizer of `before`, or several.
+        before: the model before the cut.
+        after: the model after it.
+        plan: the cut between them.
+
+    Raises:
+        UnsupportedModelError: compiled, scripted or wrapped models.
+        PlanFormatError: no plan, or one that contradicts itself.
+        StalePlanError: the plan is not that of `before`, or does not lead to `after`.
+        OptimizerStateError: the optimizer is not that of `before`, or its state has no axes to
+            slice.
+    """
+    skeleton.check(before)
+    skeleton.check(after)
+    tensors = dict(skeleton.named_tensors(before))
+    check(before, checked(plan), tensors)
+    found = dict(skeleton.named_tensors(after))
+    shapes = {cut.name: plan.shape_after(cut) for cut in plan.tensors}
+    for name, tensor in tensors.items():
+        wanted = shapes.get(name, tuple(tensor.shape))
+        present = tuple(found[name].shape) if name in found else "not in it"
+        if present != wanted:
+            raise StalePlanError(
+                f"{name} of the smaller model", f"to become {wanted}", f"{present}"
+            )
+    keep = _indices(plan, tensors)
+    states = [(each, _states(each, before, keep)) for each in several(optimizer)]
+    new = {id(tensor): found[name] for name, tensor in tensors.items()}
+    for each, state in states:
+        _follow(each, new, state)
+
+
+def several(optimizer: Any) -> tuple[Any, ...]:
+    """One optimizer, several or none, as a tuple."""
+    if optimizer is None:
+        return ()
+    return tuple(optimizer) if isinstance(optimizer, (list, tuple)) else (optimizer,)
 
 
 def reshape(model: nn.Module, plan: Plan) -> nn.Module:
@@ -192,19 +243,28 @@ def _like(old: Tensor, data: Tensor, gradient: Tensor | None) -> Tensor:
 def _swap(
     old: list[Tensor], made: Mapping[int, Tensor], gradients: Mapping[int, Tensor | None]
 ) -> dict[int, Tensor]:
-    """Give tensor objects their new data; the objects, and so ties and optimizers, stay."""
+    """Give tensor objects their new data; the objects, and so ties and optimizers, stay.
+
+    While anyone holds the loss of the last step, autograd keeps for each leaf a node that remembers
+    its shape, and would refuse the next gradient. It lets go of it when the dtype changes.
+    """
     for tensor in old:
         if id(tensor) in made:
             tensor.grad = None
+            if tensor.requires_grad and tensor.is_leaf:
+                other = torch.float64 if tensor.dtype != torch.float64 else torch.float32
+                tensor.data = made[id(tensor)].new_empty(0, dtype=other)
             tensor.data = made[id(tensor)]
             tensor.grad = gradients[id(tensor)]
     return {id(t): t for t in old}
 
 
-def _states(
-    optimizer: Any, model: nn.Module, keep: Mapping[int, list[Tensor]]
-) -> dict[int, dict[str, Any]]:
-    """The optimizer's state with every tensor that has its parameter's shape sliced like it."""
+def check_optimizer(optimizer: Any, model: nn.Module) -> dict[int, str]:
+    """The names of the model's parameters by id, if the optimizer holds any of them.
+
+    Raises:
+        OptimizerStateError: it is none, or holds none.
+    """
     if not isinstance(optimizer, Optimizer):
         problem = f"a {type(optimizer).__name__} is no torch.optim.Optimizer"
         raise OptimizerStateError("every parameter", problem)
@@ -212,6 +272,14 @@ def _states(
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held & set(names):
         raise OptimizerStateError("every parameter", "the optimizer holds none of this model")
+    return names
+
+
+def _states(
+    optimizer: Any, model: nn.Module, keep: Mapping[int, list[Tensor]]
+) -> dict[int, dict[str, Any]]:
+    """The optimizer's state with every tensor that has its parameter's shape sliced like it."""
+    names = check_optimizer(optimizer, model)
     new: dict[int, dict[str, Any]] = {}
     for parameter, state in optimizer.state.items():
         name = names.get(id(parameter))

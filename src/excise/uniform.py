@@ -10,23 +10,19 @@ one number halved, and the shapes that differ tell.
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
-import logging
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from excise.axes import Axis, Term, flat, leaves
+from excise.configuration import built, matches
 from excise.equality import Tie
-from excise.graph import AxisGraph, Lengths
-from excise.trace.skeleton import named_tensors, read, write
+from excise.graph import AxisGraph
+from excise.trace.skeleton import PER_LAYER, layer_count, named_tensors, read
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _DEEPEST = 3
@@ -48,13 +44,6 @@ class Knob(NamedTuple):
         made = built(graph.stage.model, {path: now - steps * by for path, now, by in self.keys})
         kept = {axis: axis.size - steps * by for axis, by in self.members}
         return made is not None and matches(graph, kept, made)
-
-
-@dataclass
-class Holder:
-    """A place for a configuration, as a model is one."""
-
-    config: Any
 
 
 class Reach(NamedTuple):
@@ -127,7 +116,8 @@ def knobs(graph: AxisGraph, without: tuple[str, ...] = ()) -> tuple[Knob, ...]:
 
     A number counts if halving it changes lengths in proportion, only of axes that may be cut, and
     of all that are tied to them. Pairs are for numbers that only go together (heads of queries and
-    of keys).
+    of keys). Where the configuration can have a number for each layer, and the constructor reads
+    it, that takes the place of the one for all.
     """
     model = graph.stage.model
     values = {p: v for p, v in _numbers(model.config, "config", 0) if p not in without}
@@ -142,11 +132,35 @@ def knobs(graph: AxisGraph, without: tuple[str, ...] = ()) -> tuple[Knob, ...]:
             continue
         axes = {axis for axis, _ in knob.members}
         if not axes & taken:
-            found.append(knob)
+            found += _layered(graph, knob, without) or [knob]
             taken |= axes
             for key in keys:
                 rest.remove(key)
     return tuple(found)
+
+
+def _layered(graph: AxisGraph, knob: Knob, without: tuple[str, ...]) -> list[Knob]:
+    """The same axes, set by a number for each layer; none if that is not possible for all."""
+    model = graph.stage.model
+    splits = []
+    for path, value, _ in knob.keys:
+        owner_path, _, key = path.rpartition(".")
+        owner = read(model, owner_path)
+        layers = range(layer_count(owner))
+        if "[" in key or not layers:
+            return []
+        splits.append([(f"{owner_path}.{PER_LAYER}[{i}].{key}", value) for i in layers])
+    found: list[Knob] = []
+    for numbers in zip(*splits, strict=False):
+        if any(path in without for path, _ in numbers):
+            return []
+        one = _ask(graph, dict(numbers))
+        if one is None:
+            return []
+        found.append(one)
+    made = [axis for one in found for axis, _ in one.members]
+    whole = {axis for axis, _ in knob.members}
+    return found if len(made) == len(whole) and set(made) == whole else []
 
 
 def _pairs(rest: list[str]) -> Iterator[tuple[str, ...]]:
@@ -243,70 +257,3 @@ def _parts(term: Term, old: int, new: int) -> Iterator[tuple[Term, int, int]]:
             yield from _parts([part], part.size, part.size * new // old)
     else:
         yield term, old, new
-
-
-def matches(graph: AxisGraph, kept: Mapping[Axis, int], made: nn.Module) -> bool:
-    """Whether a model is what a cut makes: shapes, attributes, and what follows from numbers.
-
-    A cut leaves factors such as `head_dim ** -0.5` and tables such as rotary frequencies as they
-    were; a constructor works them out again. Where it comes to others, the two are not the same.
-    """
-    if not _same_factors(graph.stage.model, made):
-        return False
-    lengths, saved = Lengths(kept), set(graph.stage.model.state_dict())
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(made)}
-    for name, ref in graph.trace.names.items():
-        wanted = tuple(math.prod(lengths[a] for a in term) for term in graph.scope.get(ref))
-        if shapes.get(name, wanted) != wanted:
-            return False
-        if name not in saved and wanted != graph.scope.shape(ref):
-            return False  # a buffer that no file holds
-    for attribute, value in graph.attributes(kept):
-        with contextlib.suppress(AttributeError, IndexError, KeyError, TypeError):
-            found = read(made.get_submodule(attribute.module), attribute.path)
-            if type(found) is int and found != value:
-                return False
-    return True
-
-
-def _same_factors(model: nn.Module, made: nn.Module) -> bool:
-    """Whether all modules hold the same fractions."""
-    others = dict(made.named_modules())
-    for name, module in model.named_modules():
-        other = others.get(name)
-        for key, value in vars(module).items() if other is not None else ():
-            if type(value) is float and vars(other).get(key) != value:
-                return False
-    return True
-
-
-def built(model: nn.Module, numbers: Mapping[str, int]) -> nn.Module | None:
-    """The model, on the meta device, that the constructor makes of a changed configuration.
-
-    Not touched: the model, its configuration, torch's random state. None if it refuses.
-    """
-    holder = Holder(copy.deepcopy(model.config))
-    try:
-        for path, value in numbers.items():
-            write(holder, path, value)
-        with _quiet(), torch.device("meta"):
-            again = type(holder.config).from_dict(holder.config.to_dict())  # as a reload reads it
-            if any(read(Holder(again), path) != value for path, value in numbers.items()):
-                return None
-            made: nn.Module = type(model)(again)
-            return made
-    except Exception:  # noqa: BLE001 - a constructor refuses in its own words
-        return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings and no log of a constructor that is only asked."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

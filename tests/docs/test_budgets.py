@@ -21,7 +21,7 @@ def test_the_code_runs() -> None:
 
 def test_every_budget_is_in_the_table_with_who_takes_it() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", TEXT, flags=re.MULTILINE))
-    for function in (excise.plan, excise.prune):
+    for function in (excise.plan, excise.prune, excise.schedule):
         names = inspect.signature(function).parameters
         taken = {n for n in names if n.startswith("keep_") or n in {"speedup", "latency_ms"}}
         told = {n for n, where in rows.items() if f"`{function.__name__}`" in where}

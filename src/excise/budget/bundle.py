@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,12 +60,15 @@ def bundles(
     min_keep: float,
     guarded: set[Axis],
     within: Reach | None = None,
+    *,
+    whole: Mapping[str, int] | None = None,
 ) -> list[Bundle]:
     """Groups that may be cut, tied ones together, with their units in order of removal.
 
     Scores of a group are divided by their mean, so that groups of different scale compare, unless
     they say that they do. Curves are taken as they are, and a bundle of which one group has none is
-    left out. `within` says which groups a uniform cut takes in step.
+    left out. `within` says which groups a uniform cut takes in step, and `whole` of
+    which length `min_keep` is a fraction, by name, where that is not the present one.
     """
     out: list[Bundle] = []
     ties = _ties(graph) if within is None else (tie.members for tie in within.ties)
@@ -74,7 +77,8 @@ def bundles(
             continue
         least = graph.scope.least
         steps = min(
-            max(0, axis.size - max(1, least.get(axis, 0), _floor(axis, min_keep))) // weight
+            max(0, axis.size - max(1, least.get(axis, 0), _floor(axis, min_keep, whole or {})))
+            // weight
             for axis, weight in members
         )
         found = (
@@ -126,5 +130,5 @@ def _of_curves(members: tuple[tuple[Axis, int], ...], curves: Curves, steps: int
     return tuple(curve.order for curve in found), costs
 
 
-def _floor(axis: Axis, min_keep: float) -> int:
-    return int(min_keep) if min_keep >= 1 else math.ceil(min_keep * axis.size)
+def _floor(axis: Axis, least: float, whole: Mapping[str, int]) -> int:
+    return int(least) if least >= 1 else math.ceil(least * whole.get(axis.name, axis.size))

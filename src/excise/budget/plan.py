@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from excise.axes import Axis, Why
@@ -22,12 +22,13 @@ from excise.budget.option import (
     target_of,
 )
 from excise.budget.rank import rank
-from excise.budget.rehearsal import rehearse
+from excise.budget.rehearsal import followed, rehearse
 from excise.errors import UnreachableTargetError
 from excise.graph import AxisGraph, infer
 from excise.plan import Plan
 from excise.scores.curve import Curves
 from excise.scores.scores import Scores
+from excise.trace.skeleton import PER_LAYER
 from excise.uniform import reach
 
 _ROUNDS = 64
@@ -76,7 +77,8 @@ def plan(
         protect: names or patterns (`layer1.*`) of modules or parameters whose axes stay whole.
         uniform: cut repeated layers alike; of a model with a configuration (`model.config`) only
             as far as its constructor can build from smaller numbers, which then change too, so
-            that the result saves and loads without excise.
+            that the result saves and loads without excise. Without it, those numbers change that
+            keep in step with the cut by themselves.
 
     Returns:
         The plan with the largest model that meets the budget along the ranking, or at least
@@ -112,12 +114,16 @@ class Budget(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The options of `plan`, by its names; `protect` as patterns."""
+    """The options of `plan`, by its names; `protect` as patterns.
+
+    `whole` says how long axes were before an earlier cut, for `min_keep`, by name.
+    """
 
     round_to: int = 1
     min_keep: float = DEFAULT_MIN_KEEP
     protect: tuple[str, ...] = ()
     uniform: bool = False
+    whole: Mapping[str, int] = {}
 
 
 def counted(name: str, target: float) -> Callable[[AxisGraph], Budget]:
@@ -151,7 +157,7 @@ def planned(
     for _ in range(_ROUNDS):
         within = reach(graph, tuple(fixed)) if options.uniform else None
         guarded = protected(graph, options.protect)
-        ready = bundles(graph, scores, options.min_keep, guarded, within)
+        ready = bundles(graph, scores, options.min_keep, guarded, within, whole=options.whole)
         kept, removed = _choose(graph, ready, scores, asked, options.round_to)
         unfit = [] if within is None else within.unfit(graph, kept)
         fixed += unfit
@@ -160,7 +166,11 @@ def planned(
         made = build(graph, kept, removed, () if within is None else within.edits(kept))
         found = rehearse(graph, made, kept)
         if not found:
-            return made
+            return made if options.uniform else followed(graph, made, kept)
+        layered = [] if within is None else [p for p, *_ in within.edits(kept) if PER_LAYER in p]
+        if layered:  # perhaps the forward pass reads one number for all layers
+            fixed += layered
+            continue
         extra += found
         graph = infer(graph.trace, graph.stage, extra)
         scores, asked = scores.renamed(graph), budget(graph)

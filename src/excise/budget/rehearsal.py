@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from excise.axes import Axis, Why, leaves
 from excise.budget.draft import length
+from excise.configuration import in_step
 from excise.graph import AxisGraph, Lengths
-from excise.plan import Plan
+from excise.plan import AttributeCut, Plan
 from excise.rules.told import numbers, predicted
 from excise.trace import Op, Ref, Trace
+from excise.trace.skeleton import PER_LAYER
 
 
 def _as_told(graph: AxisGraph, old: Op, new: Op, after: Trace, lengths: Lengths) -> bool:
@@ -60,6 +64,39 @@ def rehearse(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> list[tup
     while found and not any(_free(graph, i) for i in found):  # pinned already: look before them
         found = _before(graph, found)
     return [(i, why) for i in sorted(found)] or [(first, why)]
+
+
+def followed(graph: AxisGraph, made: Plan, kept: Mapping[Axis, int]) -> Plan:
+    """A plan with the numbers of the model's configuration that keep in step with its cut.
+
+    What the forward pass does stays the same: a number that it makes a shape or a factor of is left
+    as it was. Numbers of single layers change together or not at all.
+    """
+    present = {(cut.module, cut.attribute) for cut in made.attributes}
+    wanted: list[tuple[Any, ...]] = []
+    for found in in_step(graph, kept):
+        new = [AttributeCut(*n) for n in found if (n.module, n.path) not in present]
+        wanted = wanted or _done(graph, made, [])
+        if not new or not wanted:
+            continue
+        if _done(graph, made, new) == wanted:
+            return replace(made, attributes=(*made.attributes, *new))
+        if not any(PER_LAYER in cut.attribute for cut in new):
+            new = [cut for cut in new if _done(graph, made, [cut]) == wanted]
+            if _done(graph, made, new) == wanted:
+                return replace(made, attributes=(*made.attributes, *new))
+    return made
+
+
+def _done(graph: AxisGraph, made: Plan, more: list[AttributeCut]) -> list[tuple[Any, ...]]:
+    """What the cut model does with further attributes changed; nothing if it fails."""
+    shapes = {cut.name: made.shape_after(cut) for cut in made.tensors}
+    edits = [(a.module, a.attribute, a.after) for a in (*made.attributes, *more)]
+    after, failure = graph.stage.rehearse(shapes, edits)
+    return [] if failure else [
+        (op.name, op.args, op.kwargs, [after.tensors[out.number].shape for out in op.outs])
+        for op in after.ops
+    ]  # fmt: skip
 
 
 def _free(graph: AxisGraph, number: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from excise.axes import Axis
 from excise.budget.draft import build
 from excise.budget.option import check_values
-from excise.budget.rehearsal import rehearse
+from excise.budget.rehearsal import followed, rehearse
 from excise.errors import InvalidUnitError, UnknownGroupError
 from excise.graph import AxisGraph
 from excise.plan import Plan
@@ -53,7 +53,7 @@ def plan_units(graph: AxisGraph, removed: Mapping[str, Iterable[int]]) -> Plan:
     found = rehearse(graph, made, kept)
     if found:
         raise UnknownGroupError(next(iter(units)), found[0][1].reason)
-    return made
+    return followed(graph, made, kept)
 
 
 def _each(group: str, given: Any, axis: Axis) -> list[Any]:

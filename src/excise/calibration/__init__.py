@@ -1,7 +1,7 @@
 """Calibration: what a model's operations see on a user's own data."""
 
 from excise.calibration.consumer import Consumer, columns_of, consumers
-from excise.calibration.data import Batch, batches
+from excise.calibration.data import Batch, Share, batches, share
 from excise.calibration.lane import Lanes, Visit
 from excise.calibration.moment import Moments, thinned
 from excise.calibration.path import Follower
@@ -14,10 +14,12 @@ __all__ = [
     "Follower",
     "Lanes",
     "Moments",
+    "Share",
     "Visit",
     "batches",
     "columns_of",
     "consumers",
+    "share",
     "shown",
     "thinned",
     "told",

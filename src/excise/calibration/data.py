@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from excise.errors import CalibrationError
+from excise.ranks import jointly, present
+
+_HELD = 5
+"""Every so many batches judge what the others were fitted to."""
 
 
 class Batch(NamedTuple):
@@ -24,6 +30,68 @@ class Batch(NamedTuple):
         return next((len(v) for v in every if isinstance(v, Tensor) and v.dim()), 1)
 
 
+class Share(NamedTuple):
+    """Which of all batches these are, where several ranks have some: one of each rank in turn.
+
+    Attributes:
+        places: the number of each batch.
+        starts: how many samples come before it.
+        batches: how many there are.
+        samples: how many they hold.
+        sizes: how many each of all batches holds.
+    """
+
+    places: tuple[int, ...]
+    starts: tuple[int, ...]
+    batches: int
+    samples: int
+    sizes: tuple[int, ...] = ()
+
+    def of(self, given: Sequence[Batch]) -> Iterator[tuple[int, int, Batch]]:
+        """Number, samples before, and batch."""
+        return zip(self.places, self.starts, given, strict=True)
+
+    @property
+    def judges(self) -> frozenset[int]:
+        """Numbers of the batches that are held out: every fifth, or the last; none of a single one.
+
+        What is fitted to some samples looks better on them than it is, the more so the fewer.
+        """
+        if self.batches < 2:  # noqa: PLR2004 - one to fit to, one to judge by
+            return frozenset()
+        return frozenset(range(_HELD - 1, self.batches, _HELD)) or frozenset({self.batches - 1})
+
+    def only(self, numbers: Iterable[int]) -> Share:
+        """The share of this rank in some of all batches, counted anew in the same order."""
+        chosen = sorted(numbers)
+        sizes = tuple(self.sizes[n] for n in chosen)
+        ends = [0, *itertools.accumulate(sizes)]
+        mine = [i for i, n in enumerate(chosen) if n in self.places]
+        return Share(tuple(mine), tuple(ends[i] for i in mine), len(chosen), ends[-1], sizes)
+
+    def parts(self, given: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+        """This rank's batches to fit to, and those to judge by."""
+        judges = self.judges
+        fit = [batch for place, _, batch in self.of(given) if place not in judges]
+        return fit, [batch for place, _, batch in self.of(given) if place in judges]
+
+
+def share(given: Sequence[Batch]) -> Share:
+    """Place the batches of this rank among those of all.
+
+    Raises:
+        RanksError: another rank has failed.
+    """
+    ranks = present()
+    sizes = ranks.each([batch.samples for batch in given])
+    turns = sorted((i, rank) for rank, mine in enumerate(sizes) for i in range(len(mine)))
+    ends = [0, *itertools.accumulate(sizes[rank][i] for i, rank in turns)]
+    mine = [n for n, (_, rank) in enumerate(turns) if rank == ranks.rank]
+    every = tuple(sizes[rank][i] for i, rank in turns)
+    return Share(tuple(mine), tuple(ends[n] for n in mine), len(turns), ends[-1], every)
+
+
+@jointly
 def batches(
     calibration: Any,
     inputs: tuple[Any, ...],
@@ -36,6 +104,12 @@ def batches(
     The example input says what a model takes. A batch may hold more, as the labels in a loader's
     `(images, labels)` or in a dictionary: what the example does not have is left out.
 
+    Where several ranks calibrate together each reads its own share, and `samples` counts those of
+    all of them, one batch of each rank in turn; every rank reads at least one batch.
+
+    Fewer than five batches leave few to hold out. They are cut into smaller ones, where all their
+    tensors have one first length and the example has another: then that length is free.
+
     Args:
         calibration: one tensor or dictionary (one batch), or an iterable of batches, each a tensor,
             a tuple or list of positional inputs, or a dictionary of keyword inputs.
@@ -46,19 +120,44 @@ def batches(
     Raises:
         CalibrationError: there is no batch, or one cannot be the input of this model.
     """
-    found: list[Batch] = []
     single = isinstance(calibration, (Tensor, Mapping))
     if not single and not isinstance(calibration, Iterable):
         raise CalibrationError(f"a {type(calibration).__name__} holds no batches")
-    seen = 0
-    for place, item in enumerate([calibration] if single else calibration):
-        found.append(_batch(item, place, inputs, kwargs))
-        seen += found[-1].samples
-        if samples is not None and seen >= samples:
+    ranks, found, seen = present(), list[Batch](), 0
+    items = enumerate([calibration] if single else calibration)
+    while samples is None or not found or seen < samples:
+        drawn = next(items, None)
+        if drawn is not None:
+            found.append(_batch(drawn[1], drawn[0], inputs, kwargs))
+        if not found:
+            raise CalibrationError("it holds no batch")
+        sizes = [None if drawn is None else found[-1].samples]
+        if samples is not None:
+            sizes = ranks.each(sizes[0])
+        if all(size is None for size in sizes):
             break
-    if not found:
-        raise CalibrationError("it holds no batch")
-    return found
+        before = seen + sum(size or 0 for size in sizes[: ranks.rank])
+        if drawn is not None and len(found) > 1 and samples is not None and before >= samples:
+            found.pop()  # those of lower ranks in this turn are enough
+        seen += sum(size or 0 for size in sizes)
+    few = sum(ranks.each(len(found)))
+    pieces = -(-_HELD // few)
+    free = Batch(inputs, dict(kwargs)).samples
+    return [part for batch in found for part in _pieces(batch, pieces, free)]
+
+
+def _pieces(batch: Batch, pieces: int, length: int) -> list[Batch]:
+    """A batch in pieces, unless its first length is that of the example or not that of samples."""
+    leaves, form = tree_flatten((batch.args, batch.kwargs))
+    lengths = {len(leaf) if leaf.dim() else 0 for leaf in leaves if isinstance(leaf, Tensor)}
+    if pieces == 1 or lengths != {batch.samples} or batch.samples in {length, 0, 1}:
+        return [batch]
+    size = -(-batch.samples // pieces)
+    parts = [
+        torch.split(leaf, size) if isinstance(leaf, Tensor) else itertools.repeat(leaf)
+        for leaf in leaves
+    ]
+    return [Batch(*tree_unflatten(list(row), form)) for row in zip(*parts, strict=False)]
 
 
 def _batch(item: Any, place: int, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Batch:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from excise.ranks import present
+
 _WIDE = 2048
 """Up to this many features sums are kept in float64; beyond, memory matters more."""
 
@@ -58,6 +60,22 @@ class Moments:
             if mine is not None and theirs is not None:
                 mine += theirs
 
+    def empty(self) -> Moments:
+        """Moments of no rows, of the same features and targets."""
+        first = Moments(0, torch.zeros_like(self.x), torch.zeros_like(self.xx))
+        if self.t is not None and self.xt is not None and self.tt is not None:
+            first.t, first.xt = torch.zeros_like(self.t), torch.zeros_like(self.xt)
+            first.tt = torch.zeros_like(self.tt)
+        return first
+
+    def joined(self) -> Moments:
+        """The same, in place, with the rows of all ranks."""
+        ranks = present()
+        every = (self.x, self.xx, self.t, self.xt, self.tt)
+        ranks.sum(*(tensor for tensor in every if tensor is not None))
+        self.count = round(ranks.add(self.count)[0])
+        return self
+
     def mean(self) -> Tensor:
         """Mean of the features, (groups, features)."""
         return self.x / self.count
@@ -70,6 +88,21 @@ class Moments:
         """Covariance of the features, (groups, features, features)."""
         mean = self.mean()
         return self.second() - mean[:, :, None] * mean[:, None, :]
+
+    def shrunk(self) -> Tensor:
+        """Covariance, moved toward equal variances the more, the fewer rows there are.
+
+        Of fewer rows than features the covariance has no inverse, and of little more a useless one.
+        """
+        spread = self.covariance()
+        width = spread.shape[-1]
+        mean = spread.diagonal(dim1=1, dim2=2).mean(1)
+        square = spread.square().mean((1, 2))  # OAS: Chen et al., IEEE TSP 2010, eq. 23
+        over = square + mean.square()
+        under = (self.count + 1) * (square - mean.square() / width)
+        share = torch.where(under > over, over / under, 1.0)
+        flat = torch.diag_embed((share * mean)[:, None].expand(-1, width))
+        return (1 - share)[:, None, None] * spread + flat
 
 
 def thinned(rows: Tensor, most: int, seed: int) -> Tensor:

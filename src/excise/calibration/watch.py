@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.calibration.consumer import Consumer
-from excise.calibration.data import Batch
+from excise.calibration.data import Batch, Share, share
 from excise.calibration.moment import Moments, thinned
 from excise.calibration.path import Follower
 from excise.calibration.progress import told
@@ -41,6 +41,7 @@ def watch(
     batches: Sequence[Batch],
     *,
     rows: int,
+    mine: Share | None = None,
 ) -> dict[tuple[Any, ...], Moments]:
     """Run a model on every batch and add up the moments of what its consumers read.
 
@@ -51,18 +52,20 @@ def watch(
             tensors.
         ops: the operations of its trace.
         consumers: which to watch.
-        batches: the calibration data.
+        batches: the calibration data; of this rank, and where others have some it may be none.
         rows: at most this many positions of each batch, drawn alike in every run.
+        mine: which of all ranks' batches these are, if that is known.
 
     Returns:
-        Reading -> moments.
+        Reading -> moments, of the batches of all ranks.
 
     Raises:
         ExampleError: a batch does not run, or leaves the traced path.
     """
     found: dict[tuple[Any, ...], Moments] = {}
     by_op = {c.op: c for c in {c.reading: c for c in consumers}.values()}
-    for place, batch in enumerate(told(batches, "watching layers", len(batches))):
+    mine = share(batches) if mine is None else mine
+    for place, _, batch in told(mine.of(batches), "watching layers", len(batches)):
 
         def see(consumer: Consumer, tensor: Tensor, place: int = place) -> None:
             seen = Moments.of(thinned(consumer.features(tensor), rows, place))
@@ -73,4 +76,10 @@ def watch(
         shell = copied(model, {id(t): t for _, t in named_tensors(model)})
         with torch.no_grad():
             run(shell, _Watcher(ops, by_op, see), batch.args, batch.kwargs)
-    return found
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    for _, consumer in sorted(by_op.items()):
+        if consumer.reading not in found and not batches:  # on other ranks there are some
+            matrix = consumer.matrix(weights[consumer.weight].detach())
+            none = matrix.new_zeros(len(matrix), 0, matrix.shape[2])
+            found[consumer.reading] = Moments.of(none)
+    return {c.reading: found[c.reading].joined() for _, c in sorted(by_op.items())}

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from excise.calibration import Batch, told
+from excise.calibration import Batch, share, told
 from excise.errors import CalibrationError
 from excise.plan import Plan
+from excise.ranks import jointly, present
 from excise.recover.block import Blocks
 
-_HELD = 5
-"""Every so many batches judge and are not trained on."""
 DEFAULT_RATE = 1e-3
 
 
@@ -44,6 +43,7 @@ class Reconstruction:
         return f"{what}: error of the outputs {self.before[-1]:.3g} -> {self.after[-1]:.3g}"
 
 
+@jointly
 def reconstruct(
     dense: nn.Module,
     small: nn.Module,
@@ -67,7 +67,8 @@ def reconstruct(
         small: the model after it, best after a refit.
         plan: the cut between them.
         batches: calibration inputs, from `excise.calibration.batches`; labels are not needed. One
-            batch makes one step; every fifth is held out.
+            batch makes one step; every fifth is held out. Where several ranks work together one
+            of each makes a step, with the mean of their gradients.
         steps: of Adam; the rate falls to zero along a cosine.
         rate: learning rate of the first step.
         local: each block learns from its own difference alone; else from all that come after it.
@@ -80,13 +81,13 @@ def reconstruct(
     Source:
         ALGORITHMS 3.6. Adam: Kingma and Ba, ICLR 2015.
     """
-    if len(batches) < 2:  # noqa: PLR2004 - one to train on and one to judge by
+    mine = share(batches)
+    if mine.batches < 2:  # noqa: PLR2004 - one to train on and one to judge by
         raise CalibrationError("it holds fewer than two batches; one has to be held out")
     weights = [p for p in small.parameters() if p.requires_grad and p.is_floating_point()]
     if not weights:
         raise CalibrationError("no parameter requires a gradient")
-    held = list(batches[_HELD - 1 :: _HELD]) or [batches[-1]]
-    train = [batch for batch in batches if not any(batch is other for other in held)]
+    train, held = mine.parts(batches)
     modes = [(m, m.training) for model in (dense, small) for m in model.modules()]
     grads = [p.grad for p in weights]
     try:
@@ -98,7 +99,7 @@ def reconstruct(
         _train(blocks, weights, train, steps=steps, rate=rate, local=local, augment=augment,
                seed=seed)  # fmt: skip
         after = _judged(blocks, held)
-        if not after[-1] < before[-1]:
+        if not present().first(lambda: after[-1] < before[-1]):
             with torch.no_grad():
                 for p, value in zip(weights, old, strict=True):
                     p.copy_(value)
@@ -126,15 +127,33 @@ def _train(
     optimizer = torch.optim.Adam(weights, lr=rate)
     order: list[int] = []
     for step in told(range(steps), "training blocks", steps):
-        order = order or torch.randperm(len(train), generator=source).tolist()
-        batch = train[order.pop()]
-        batch = batch if augment is None else augment(batch)
+        optimizer.zero_grad()
+        if train:
+            order = order or torch.randperm(len(train), generator=source).tolist()
+            batch = train[order.pop()]
+            batch = batch if augment is None else augment(batch)
+            with torch.enable_grad():
+                blocks.loss(*batch.args, local=local, **batch.kwargs).backward()
+        _average(weights, bool(train))
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        optimizer.zero_grad()
-        with torch.enable_grad():
-            blocks.loss(*batch.args, local=local, **batch.kwargs).backward()
         optimizer.step()
+    for p in weights if present().size > 1 else ():
+        p.detach().copy_(present().first(p.detach))
+
+
+def _average(weights: Sequence[nn.Parameter], seen: bool) -> None:  # noqa: FBT001
+    """The mean of all ranks' gradients, of those that have seen a batch."""
+    ranks = present()
+    if ranks.size == 1:
+        return
+    (count,) = ranks.add(float(seen))
+    for p in weights:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    ranks.sum(*(p.grad for p in weights if p.grad is not None))
+    for p in weights:
+        if p.grad is not None:
+            p.grad /= count
 
 
 @torch.no_grad()
@@ -143,4 +162,8 @@ def _judged(blocks: Blocks, held: Sequence[Batch]) -> tuple[float, ...]:
     for batch in held:
         found = blocks.losses(*batch.args, **batch.kwargs)
         total = [a + b for a, b in zip(total, found, strict=True)] if total else found
-    return tuple(float(t) / len(held) for t in total)
+    ranks = present()
+    (count,) = ranks.add(len(held))
+    sums = torch.stack(total).double() if total else torch.zeros(len(blocks.cuts)).double()
+    ranks.sum(sums)
+    return tuple((sums / count).tolist())

@@ -16,16 +16,28 @@ from torch import Tensor, nn
 
 from excise.axes import leaves
 from excise.budget import kept_indices, read_plan
-from excise.calibration import Batch, Consumer, Lanes, Moments, Visit, consumers, thinned, told
+from excise.calibration import (
+    Batch,
+    Consumer,
+    Lanes,
+    Moments,
+    Share,
+    Visit,
+    consumers,
+    share,
+    thinned,
+    told,
+)
 from excise.errors import CalibrationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
+from excise.ranks import jointly, present
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.statistic import recalibrate_if_better
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 
 _HELD = 5
-"""Every so many batches (rows, if there are fewer batches) choose the ridge and are not fitted."""
+"""Of a single batch every so many rows choose the ridge and are not fitted."""
 DEFAULT_ROWS = 4096
 
 
@@ -67,6 +79,7 @@ class Refit:
         )
 
 
+@jointly
 def refit(
     dense: nn.Module,
     small: nn.Module,
@@ -147,9 +160,11 @@ class Work:
         self.pairs = {c.op: (theirs[c.op], c) for c in ours}
         found = {op: stream_of(before, pair[0]) for op, pair in self.pairs.items()}
         self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
+        self.share = Share((), (), 0, 0)
 
     def run(self, batches: Sequence[Batch]) -> Refit:
         """Walk both models through the data, and repair each consumer when all stand before it."""
+        self.share = share(batches)
         keep = {stream.op for stream in self.streams.values()}
         ops, stops, repairs = self.before.trace.ops, list(self.pairs), []
         with (
@@ -160,7 +175,7 @@ class Work:
             both = zip(wide, narrow, strict=True)
             for theirs, ours in told(both, "refitting layers", len(stops)):
                 repairs.append(self.repair(theirs, ours))
-        return Refit(tuple(repairs), sum(batch.samples for batch in batches))
+        return Refit(tuple(repairs), self.share.samples)
 
     def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Solve one consumer and write its weights, before any batch of the cut model runs it."""
@@ -171,17 +186,16 @@ class Work:
         norm = batch_norm_after(self.after, consumer) if bias is None else None
         shift = self.mean(norm)
         matrix = consumer.matrix(weight.detach())
-        present = torch.zeros(matrix.shape[:2]) if bias is None else bias.detach()
-        found = solve(
-            fit,
-            held,
-            matrix,
-            present.reshape(matrix.shape[:2]).to(matrix.device),
-            centred=bias is not None or shift is not None,
-            ridges=RIDGES if self.weights else (),
-        )
+        old = torch.zeros(matrix.shape[:2]) if bias is None else bias.detach()
+        old = old.reshape(matrix.shape[:2]).to(matrix.device)
+
+        def solved() -> tuple[Solution | None, float]:
+            centred, ridges = bias is not None or shift is not None, RIDGES if self.weights else ()
+            found = solve(fit, held, matrix, old, centred=centred, ridges=ridges)
+            return found, relative_error(held, matrix, old) if found is None else 0.0
+
+        found, known = present().first(solved)
         if found is None:
-            known = relative_error(held, matrix, present.reshape(matrix.shape[:2]))
             return Repair(consumer.weight, known, known, None)
         self.write(consumer, weight, bias, shift, found)
         return Repair(consumer.weight, found.before, found.after, found.ridge)
@@ -189,22 +203,26 @@ class Work:
     def moments(
         self, dense: Consumer, consumer: Consumer, theirs: list[Visit], ours: list[Visit]
     ) -> tuple[Moments, Moments]:
-        """Features of the cut model and targets of the dense one: to fit, and held out."""
+        """Features of the cut model and targets of the dense one: to fit, and held out.
+
+        Of the batches of all ranks, one of each in turn.
+        """
         kept = self._kept_outputs(dense)
         folds: list[Moments | None] = [None, None]
-        for place, (wide, narrow) in enumerate(zip(theirs, ours, strict=True)):
+        for place, wide, narrow in zip(self.share.places, theirs, ours, strict=True):
             target = self._target(dense, wide, narrow, kept)
             rows = thinned(consumer.features(consumer.read(narrow.args)), self.rows, place)
             wanted = thinned(consumer.targets(target), self.rows, place)
-            for fold, part in _folds(place, len(ours)):
+            for fold, part in _folds(place, self.share.judges):
                 made = Moments.of(rows[:, part], wanted[:, part])
                 known = folds[fold]
                 if known is None:
                     folds[fold] = made
                 else:
                     known.add(made)
-        fit, held = folds
-        if fit is None or held is None:
+        some = next(fold for fold in folds if fold is not None)
+        fit, held = ((fold or some.empty()).joined() for fold in folds)
+        if not fit.count or not held.count:
             raise CalibrationError("there are too few rows to hold some out")
         return fit, held
 
@@ -259,8 +277,8 @@ class Work:
             shift.sub_(found.bias.reshape(shift.shape).to(shift.dtype))
 
 
-def _folds(place: int, batches: int) -> list[tuple[int, slice]]:
+def _folds(place: int, judges: frozenset[int]) -> list[tuple[int, slice]]:
     """(0 to fit or 1 to hold out, rows) of one batch."""
-    if batches >= _HELD:
-        return [(int(place % _HELD == _HELD - 1), slice(None))]
+    if judges:
+        return [(int(place in judges), slice(None))]
     return [(1, slice(None, None, _HELD)), *((0, slice(i, None, _HELD)) for i in range(1, _HELD))]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from excise.calibration import Batch
+from excise.calibration import Batch, share
 from excise.graph import traced
 from excise.measure.latency import evaluated
+from excise.ranks import jointly, present
 from excise.scores.probe import distance, outputs, results
 
-_HELD = 5
 _Norm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one name for all of them
 
 
+@jointly
 def recalibrate(model: nn.Module, batches: Sequence[Batch]) -> int:
     """Estimate every batch norm's running mean and variance again; changed in place.
 
@@ -25,7 +27,8 @@ def recalibrate(model: nn.Module, batches: Sequence[Batch]) -> int:
 
     Args:
         model: with its parameters as they are to be used.
-        batches: calibration inputs, from `excise.calibration.batches`. Each counts alike.
+        batches: calibration inputs, from `excise.calibration.batches`. Each counts alike, those of
+            all ranks.
 
     Returns:
         How many norms there are.
@@ -35,7 +38,7 @@ def recalibrate(model: nn.Module, batches: Sequence[Batch]) -> int:
         2020, sec. 3.3.
     """
     norms = [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
-    if not norms or not batches:
+    if not norms or (not batches and present().size == 1):
         return len(norms)
     modes = [(module, module.training) for module in model.modules()]
     old = {m: (m.momentum, m.num_batches_tracked) for m in norms}
@@ -45,14 +48,36 @@ def recalibrate(model: nn.Module, batches: Sequence[Batch]) -> int:
             norm.train()
             norm.momentum, norm.num_batches_tracked = None, torch.tensor(0)
         with torch.no_grad():
+            before = {m: _copies(m) for m in norms}
             for batch in batches:
                 model(*batch.args, **batch.kwargs)
+            _join(before)
     finally:
         for norm, (momentum, count) in old.items():
             norm.momentum, norm.num_batches_tracked = momentum, count
         for module, training in modes:
             module.training = training
     return len(norms)
+
+
+def _copies(norm: Any) -> tuple[Tensor, Tensor]:
+    return norm.running_mean.clone(), norm.running_var.clone()
+
+
+def _join(norms: Mapping[Any, tuple[Tensor, Tensor]]) -> None:
+    """Average each norm's statistics over all ranks, by the batches that it has seen on each."""
+    ranks = present()
+    if ranks.size == 1:
+        return
+    for norm, old in norms.items():
+        count = int(norm.num_batches_tracked)
+        sums = [t.double() * count for t in (norm.running_mean, norm.running_var)]
+        seen = torch.tensor(float(count), dtype=torch.float64)
+        ranks.sum(*sums, seen)
+        total = float(seen)
+        made = [t / total for t in sums] if total else list(old)
+        for tensor, value in zip((norm.running_mean, norm.running_var), made, strict=True):
+            tensor.copy_(value)
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:
@@ -67,28 +92,31 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@jointly
 def recalibrate_if_better(dense: nn.Module, small: nn.Module, batches: Sequence[Batch]) -> bool:
     """`recalibrate`, kept only if the results on held-out batches come nearer to the dense model's.
 
     Args:
         dense: the model before the cut. Not touched.
         small: the model after it; its batch norm statistics may change, nothing else.
-        batches: calibration inputs; every fifth, or the last, judges and is not averaged.
+        batches: calibration inputs; every fifth of those of all ranks, or the last, judges and is
+            not averaged.
 
     Returns:
         Whether there are new statistics; False too without batch norms or with a single batch.
     """
-    old = statistics(small)
-    if not old or len(batches) < 2:  # noqa: PLR2004 - one to average, one to judge by
+    old, mine, ranks = statistics(small), share(batches), present()
+    if not old or mine.batches < 2:  # noqa: PLR2004 - one to average, one to judge by
         return False
-    judge = list(batches[_HELD - 1 :: _HELD]) or [batches[-1]]
+    rest, judge = mine.parts(batches)
+    first = (judge or rest)[0]
     with evaluated(dense), evaluated(small):
-        ends = results(traced(dense, judge[0].args, judge[0].kwargs, real=True))
+        ends = results(traced(dense, first.args, first.kwargs, real=True))
         wanted = [outputs(dense, batch, ends) for batch in judge]
         before = distance(wanted, (outputs(small, batch, ends) for batch in judge))
-        recalibrate(small, [b for b in batches if not any(b is other for other in judge)])
+        recalibrate(small, rest)
         after = distance(wanted, (outputs(small, batch, ends) for batch in judge))
-    if after < before:
+    if ranks.first(lambda: after < before):
         return True
     tensors = dict(small.named_buffers(remove_duplicate=False))
     for name, value in old.items():

@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from excise.calibration import Batch, Consumer, consumers
+from excise.calibration import Batch, Consumer, consumers, share
 from excise.errors import CalibrationError
 from excise.graph import AxisGraph
+from excise.ranks import jointly, present
 from excise.scores.scores import Scores, gather
 from excise.trace.record import output_leaves
 from excise.trace.skeleton import copied, named_tensors
 
 Loss = Callable[[Any], Tensor]
+_APART = 1_000_003  # seeds of neighbouring samples, so that those of two calls do not meet
 
 
+@jointly
 def fisher(
     model: nn.Module,
     graph: AxisGraph,
@@ -40,7 +43,7 @@ def fisher(
         loss: output of one sample -> scalar. By default a random projection of all outputs, whose
             mean square is the Gauss-Newton curvature of the squared error.
         samples: of the data; one forward and one backward pass for each.
-        seed: of the projection.
+        seed: of the projections, one for each sample.
 
     Raises:
         CalibrationError: the loss is no scalar, or no output depends on the parameters.
@@ -50,12 +53,12 @@ def fisher(
         and Kwon et al., NeurIPS 2022, sec. 4. Differs: gates at the consumers' columns, summed
         over a whole group, and a label-free default.
     """
-    source = torch.Generator().manual_seed(seed)
     gates = {g.name: torch.zeros(g.size, dtype=torch.float64) for g in graph.groups}
     readers = {g.name: _readers(graph, g.name) for g in graph.groups}
     count = 0
-    for batch in _singles(batches, samples):
-        slopes = _slopes(model, batch, loss or (lambda out: _projected(out, source)))
+    for place, batch in _singles(batches, samples):
+        source = torch.Generator().manual_seed(seed + _APART * place)
+        slopes = _slopes(model, batch, loss or (lambda out: _projected(out, source)))  # noqa: B023
         whole: dict[str, Tensor] | None = None
         for name, total in gates.items():
             change = torch.zeros_like(total)
@@ -68,7 +71,10 @@ def fisher(
                 change = whole[name]
             total.add_(change.square())
         count += 1
-    return Scores({name: total / max(1, count) for name, total in gates.items()})
+    present().sum(*gates.values())
+    count = round(present().add(count)[0])
+    found = {name: total / max(1, count) for name, total in gates.items()}
+    return Scores(present().first(lambda: found))
 
 
 def _readers(graph: AxisGraph, name: str) -> list[tuple[Consumer, Tensor]]:
@@ -77,20 +83,19 @@ def _readers(graph: AxisGraph, name: str) -> list[tuple[Consumer, Tensor]]:
     return [(consumer, units) for consumer, units in pairs if units is not None]
 
 
-def _singles(batches: Sequence[Batch], samples: int) -> Iterator[Batch]:
-    """One sample at a time; inputs without a dimension of samples are repeated."""
-    left = samples
-    for batch in batches:
-        for i in range(min(batch.samples, left)):
+def _singles(batches: Sequence[Batch], samples: int) -> Iterator[tuple[int, Batch]]:
+    """One sample at a time, with its number; inputs without a dimension of samples are repeated."""
+    for _, start, batch in share(batches).of(batches):
+        for i in range(min(batch.samples, max(0, samples - start))):
 
             def one(value: Any, size: int = batch.samples, i: int = i) -> Any:
                 sliced = isinstance(value, Tensor) and value.dim() and len(value) == size
                 return value[i : i + 1] if sliced else value
 
-            yield Batch(
+            single = Batch(
                 tuple(map(one, batch.args)), {name: one(v) for name, v in batch.kwargs.items()}
             )
-        left -= min(batch.samples, left)
+            yield start + i, single
 
 
 def _slopes(model: nn.Module, batch: Batch, loss: Loss) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from excise.axes import Axis, size
-from excise.calibration import Batch, Consumer, Moments, consumers, told, watch
+from excise.calibration import Batch, Consumer, Moments, Share, consumers, share, told, watch
 from excise.graph import AxisGraph
+from excise.ranks import jointly, present
 from excise.scores.curve import Curve, Curves
 from excise.scores.probe import scaled
 
@@ -29,6 +29,7 @@ _PASSES = 3
 """All probes together run no more than so many times the calibration data."""
 
 
+@jointly
 def obs(
     model: nn.Module,
     graph: AxisGraph,
@@ -36,7 +37,7 @@ def obs(
     *,
     level: Level = "conditional",
     rows: int = DEFAULT_ROWS,
-    damping: float = DEFAULT_DAMPING,
+    damping: float | None = None,
     probes: int = DEFAULT_PROBES,
     gram_bytes: int = DEFAULT_GRAM_BYTES,
 ) -> Curves:
@@ -59,12 +60,15 @@ def obs(
         batches: calibration data, from `excise.calibration.batches`; labels are not needed.
         level: which cost.
         rows: most positions of each batch that count.
-        probes: samples on which the costs of different groups are brought into one unit, by what
-            each group alone moves the outputs; one forward pass for each group, and fewer samples
-            where there are many groups. 0 leaves costs as shares of each consumer's output.
+        probes: most samples on which the costs of different groups are brought into one unit, by
+            what each group alone moves the outputs; one forward pass for each group, and fewer
+            samples where there are many groups. They are taken from batches that are held out: on
+            those that it was fitted to, a wide layer makes up for anything. 0 leaves costs as
+            shares of each consumer's output.
         gram_bytes: most bytes of second moments at one time, on the model's device. What does not
             fit is left to another pass over the data; a single group is never split.
-        damping: added to every feature's variance, in units of their mean; for `conditional`.
+        damping: added to every feature's variance, in units of their mean; for `conditional`. None:
+            0.01, after the covariance was shrunk as the number of rows demands.
 
     Returns:
         A curve for each group that at least one linear layer or convolution sums away. Heads,
@@ -74,25 +78,32 @@ def obs(
         Kurtic et al., "ZipLM", NeurIPS 2023, sec. 3 (blocks of one consumer, greedy). Differs: sums
         over all consumers of a group, im2col columns of convolutions, consumers of one tensor share
         one inverse (`M = sum W'W` is updated in place of each `W`), costs relative to each
-        consumer's output. `variance` as An et al., "FLAP", AAAI 2024; `second` as Wanda-sp there.
+        consumer's output, shrinkage: Chen et al., "Shrinkage algorithms for MMSE covariance
+        estimation", IEEE TSP 2010, eq. 23. `variance` as An et al., "FLAP", AAAI 2024; `second`
+        as Wanda-sp there.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     parts = list(_parts(graph, gram_bytes))
-    total, groups = sum(batch.samples for batch in batches), sum(len(names) for names, _ in parts)
-    few = _first(batches, max(1, min(probes, _PASSES * total // max(1, groups))))
+    groups, ranks = sum(len(names) for names, _ in parts), present()
+    every = share(batches)
+    most = max(1, min(probes, _PASSES * every.samples // max(1, groups)))
+    (fit, placed), (judges, theirs) = _folds(batches, every) if probes else ((batches, every),) * 2
+    few = [batch for _, start, batch in theirs.of(judges) if start < most]
     curves: dict[str, Curve] = {}
     for names, readers in parts:
-        moments = watch(model, graph.trace.ops, readers, batches, rows=rows)
+        moments = watch(model, graph.trace.ops, readers, fit, rows=rows, mine=placed)
         weights = {c: c.matrix(parameters[c.weight].detach()) for c in readers}
-        part = {}
-        for name in told(names, "weighing units", len(names)):
+        part: dict[str, Curve] = {}
+        own = names[ranks.rank :: ranks.size]
+        for name in told(own, "weighing units", len(own)):
             axis = graph.axes[name]
             readings = _readings(graph, axis, weights, moments)
             if readings and level == "conditional":
                 part[name] = _greedy(readings, axis.size, damping)
             elif readings:
                 part[name] = _ranked(readings, axis.size, level)
-        made = Curves(part)
+        found = {name: curve for some in ranks.each(part) for name, curve in some.items()}
+        made = Curves({name: found[name] for name in names if name in found})
         if probes:
             made = scaled(model, graph, made, weights=weights, moments=moments, batches=few)
         curves |= made.values
@@ -126,10 +137,16 @@ def _gram_bytes(graph: AxisGraph, consumer: Consumer) -> int:
     return Moments.bytes_of(width // consumer.groups) * consumer.groups
 
 
-def _first(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """The first batches, until there are so many samples."""
-    ends = itertools.accumulate(batch.samples for batch in batches)
-    return [b for b, end in zip(batches, ends, strict=True) if end - b.samples < samples]
+_Fold = tuple[Sequence[Batch], Share]
+
+
+def _folds(batches: Sequence[Batch], mine: Share) -> tuple[_Fold, _Fold]:
+    """Batches to weigh units by, and others to probe with; the same where a rank has only one."""
+    fit, judges = mine.parts(batches)
+    if not all(present().each(bool(fit))) or not mine.judges:
+        return (batches, mine), (batches, mine)
+    others = mine.only(set(range(mine.batches)) - mine.judges)
+    return (fit, others), (judges, mine.only(mine.judges))
 
 
 class _Reading(NamedTuple):
@@ -180,7 +197,7 @@ def _ranked(readings: Iterable[_Reading], size: int, level: Level) -> Curve:
     return Curve(tuple(order.tolist()[:-1]), tuple(cost.cumsum(0).tolist()[:-1]))
 
 
-def _greedy(readings: Iterable[_Reading], size: int, damping: float) -> Curve:
+def _greedy(readings: Iterable[_Reading], size: int, damping: float | None) -> Curve:
     """Take the cheapest units, let their consumers make up for them, and so on."""
     states = [_State(reading, damping) for reading in readings]
     alive, order, cost, total = list(range(size)), list[int](), list[float](), 0.0
@@ -193,8 +210,8 @@ def _greedy(readings: Iterable[_Reading], size: int, damping: float) -> Curve:
             half = len(units) // 2  # they make up for each other: not all of them at once
             units, own = units[:half], own[:half]
         joint = max(0.0, _together(states, units))
-        for unit, share in zip(units, own, strict=True):
-            total += joint * (share / sum(own) if sum(own) else 1 / len(own))
+        for unit, alone in zip(units, own, strict=True):
+            total += joint * (alone / sum(own) if sum(own) else 1 / len(own))
             order.append(unit)
             cost.append(total)
             alive.remove(unit)
@@ -211,8 +228,10 @@ def _together(states: Iterable[_State], units: list[int]) -> float:
 class _State:
     """Inverse covariance and weights of one reading, as units are eliminated."""
 
-    def __init__(self, reading: _Reading, damping: float) -> None:
-        spread = reading.moments.covariance()
+    def __init__(self, reading: _Reading, damping: float | None) -> None:
+        moments = reading.moments
+        spread = moments.shrunk() if damping is None else moments.covariance()
+        damping = DEFAULT_DAMPING if damping is None else damping
         size = spread.diagonal(dim1=1, dim2=2)
         more = damping * size.mean(1, keepdim=True) + torch.finfo(spread.dtype).tiny
         self.inverse = torch.linalg.inv(spread + torch.diag_embed(more.expand_as(size)))

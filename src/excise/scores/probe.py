@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from excise.axes import Axis
 from excise.calibration import Batch, Consumer, Moments, told
 from excise.graph import AxisGraph
+from excise.ranks import present
 from excise.scores.curve import Curve, Curves
 from excise.trace.record import Tape, output_leaves, run
 from excise.trace.skeleton import copied, named_tensors
@@ -149,10 +150,14 @@ def outputs(
 
 
 def distance(wanted: Sequence[list[Tensor]], moved: Iterable[list[Tensor]]) -> float:
-    """Squared change as a share of the variance, summed over outputs, averaged over batches."""
+    """Squared change as a share of the variance, summed over outputs, averaged over batches.
+
+    Over those of all ranks; this one's may be none.
+    """
     total = 0.0
     for before, after in zip(wanted, moved, strict=True):
         for a, b in zip(before, after, strict=True):
             spread = float((a - a.mean()).square().mean())
             total += float((a - b).square().mean()) / max(spread, torch.finfo(torch.float64).tiny)
-    return total / len(wanted)
+    total, count = present().add(total, len(wanted))
+    return total / count

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 
 from excise.calibration import Batch, Moments, consumers, watch
 from excise.graph import AxisGraph
+from excise.ranks import jointly, present
 from excise.scores.magnitude import magnitude
 from excise.scores.scores import Scores
 
 _ROWS = 4096  # positions of each batch that count
 
 
+@jointly
 def wanda(model: nn.Module, graph: AxisGraph, batches: Sequence[Batch]) -> Scores:
     """Sum of `|W_oj| * ||x_j||` over the columns of a unit, in every consumer of its group.
 
@@ -39,6 +41,7 @@ def wanda(model: nn.Module, graph: AxisGraph, batches: Sequence[Batch]) -> Score
     return Scores(_summed(model, graph, batches, cost))
 
 
+@jointly
 def flap(model: nn.Module, graph: AxisGraph, batches: Sequence[Batch]) -> Scores:
     """Variance of a unit's inputs times the squared norm of its columns, standardised per group.
 
@@ -95,4 +98,4 @@ def _summed(
                 read = True
                 total.index_add_(0, units[units >= 0], values[units >= 0])
         out[group.name] = total if read else totals[group.name]
-    return out
+    return present().first(lambda: out)

@@ -31,6 +31,8 @@ _COPIERS = (
     "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__",
     "__getnewargs_ex__",
 )  # fmt: skip
+PER_LAYER = "per_layer_config"
+"""What transformers calls the numbers of a configuration that differ from layer to layer."""
 _COMPILED = "_compiled_call_impl"  # all that `nn.Module.__getstate__` leaves out
 _OPERATORS = (OpOverload, OpOverloadPacket, CustomOpDef)
 """Registered operators: a copy of a model uses the same ones, and they refuse to be copied."""
@@ -153,6 +155,14 @@ def plant(model: nn.Module) -> None:
         _plant(vars(module), name, "", seen, 0)
 
 
+def plant_record(owner: Any, module: str) -> None:
+    """Replace the ints below the attributes of any object, in place, as `plant` does of a module.
+
+    Where the object stands in for a module, `module` is that one's name.
+    """
+    _plant(vars(owner), module, "", set(), 0)
+
+
 def _plant(owner: dict[str, Any], module: str, prefix: str, seen: set[int], depth: int) -> None:
     for key, value in list(owner.items()):
         if not prefix and key in _OURS:
@@ -197,6 +207,14 @@ def _is_record(value: Any) -> bool:
     )
 
 
+def layer_count(config: Any) -> int:
+    """For how many layers a configuration can have numbers of their own; 0 if for none."""
+    try:
+        return len(getattr(config, PER_LAYER))
+    except (AttributeError, TypeError):  # the view counts `num_hidden_layers`, which it may lack
+        return 0
+
+
 def read(owner: Any, path: str) -> Any:
     """Read an attribute path such as `config.hidden_size` or `kernel_size[0]`."""
     value = owner
@@ -206,8 +224,21 @@ def read(owner: Any, path: str) -> Any:
 
 
 def write(owner: Any, path: str, new: int) -> None:
-    """Write an attribute path; tuples on the way are rebuilt."""
+    """Write an attribute path; tuples on the way are rebuilt.
+
+    What transformers' configurations say of a layer (`config.per_layer_config[3].num_heads`) is a
+    view, and is set as a whole.
+    """
     *front, last = _steps(path)
+    if PER_LAYER in front:
+        place = front.index(PER_LAYER)
+        holder = owner
+        for step in front[:place]:
+            holder = getattr(holder, str(step))
+        layers = {int(n): dict(v) for n, v in (holder.to_dict().get(PER_LAYER) or {}).items()}
+        layers.setdefault(int(front[place + 1]), {})[str(last)] = new
+        setattr(holder, PER_LAYER, layers)
+        return
     chain = [owner]
     for step in front:
         chain.append(chain[-1][step] if isinstance(step, int) else getattr(chain[-1], step))

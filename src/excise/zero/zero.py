@@ -16,6 +16,7 @@ from excise.errors import InvalidTargetError
 from excise.exact import plain
 from excise.graph import traced
 from excise.plan import Plan
+from excise.ranks import jointly, present
 from excise.refit.refit import DEFAULT_ROWS, Repair, Work
 from excise.refit.solve import Solution, relative_error, solve
 from excise.refit.stream import batch_norm_after
@@ -54,6 +55,7 @@ class Zeroed:
         return "\n".join([*lines, f"{self.zeros:.1%} zeros"])
 
 
+@jointly
 def zero(
     model: nn.Module,
     *inputs: Any,
@@ -176,19 +178,25 @@ class _Walk(Work):
         centred = self.update and (bias is not None or shift is not None)
         fit, held = self.moments(dense, consumer, theirs, ours)
         matrix = consumer.matrix(weight.detach()).to(fit.xx)
-        present = torch.zeros_like(matrix[:, :, 0])
+        old = torch.zeros_like(matrix[:, :, 0])
         if bias is not None:
-            present = bias.detach().reshape(present.shape).to(present)
-        found = solve(fit, held, matrix, present, centred=centred) if self.update else None
-        if found is None:
-            fit.add(held)
-        layer = Layer(
-            matrix if found is None else found.matrix, fit.covariance() if centred else fit.second()
-        )
-        made = self.method(layer, self.pattern, self.shares[consumer.weight])
-        assert fit.t is not None  # noqa: S101 - for the type checker
-        new = fit.t / fit.count - (made @ fit.mean()[:, :, None])[:, :, 0] if centred else present
-        self.write(consumer, weight, bias, shift, Solution(made, new, None, 0.0, 0.0))
+            old = bias.detach().reshape(old.shape).to(old)
+
+        def solved() -> tuple[Solution, float]:
+            found = solve(fit, held, matrix, old, centred=centred) if self.update else None
+            if found is None:
+                fit.add(held)
+            layer = Layer(
+                matrix if found is None else found.matrix,
+                fit.covariance() if centred else fit.second(),
+            )
+            made = self.method(layer, self.pattern, self.shares[consumer.weight])
+            assert fit.t is not None  # noqa: S101 - for the type checker
+            new = fit.t / fit.count - (made @ fit.mean()[:, :, None])[:, :, 0] if centred else old
+            return Solution(made, new, None, 0.0, 0.0), relative_error(fit, made, new)
+
+        made, error = present().first(solved)
+        self.write(consumer, weight, bias, shift, made)
         zeros = 1 - int(torch.count_nonzero(weight)) / weight.numel()
-        self.done.append(Zero(consumer.weight, zeros, relative_error(fit, made, new)))
+        self.done.append(Zero(consumer.weight, zeros, error))
         return Repair(consumer.weight, 0.0, 0.0, None)
