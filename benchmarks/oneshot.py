@@ -37,6 +37,7 @@ from torch.nn import functional
 
 import excise
 from excise.calibration import Batch, batches
+from excise.graph import traced
 from excise.refit import recalibrate, refit
 from excise.scores import by_name
 
@@ -168,6 +169,9 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
         return found.model, {"proof": found.verdict.kind}
     criterion = by_name(method)
     needs = method == "flap"
+    if needs:  # as data goes through it: what is masked may decide which way
+        first = subject.batches[0]
+        graph = traced(model, first.args, first.kwargs, real=True)
     scores = criterion(model, graph, subject.batches) if needs else criterion(model, graph)
     plan = excise.plan(graph, scores, **budget)
     small = excise.remove(model, plan)

@@ -237,6 +237,24 @@ def test_a_constructor_that_makes_fewer_parts_makes_another_model() -> None:
     assert not matches(graph, {}, fewer)
 
 
+class Tables(nn.Module):
+    """A table that is laid out by a tensor of one number, wherever that one lies."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.one, self.two = nn.Linear(6, config.size), nn.Linear(config.size, 3)
+        self.register_buffer("table", torch.arange(5) + torch.tensor(0.5).expand(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Two layers."""
+        return self.two(self.one(x))  # type: ignore[no-any-return]
+
+
+def test_a_constructor_that_needs_all_on_one_device_is_asked_too() -> None:
+    assert built(Tables(Config(size=16)), {"config.size": 8}) is not None
+
+
 class Halves(nn.Module):
     """A length and its half, from one number."""
 
