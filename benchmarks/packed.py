@@ -19,7 +19,7 @@ import random
 import tempfile
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,30 +152,41 @@ def damaged(count: int, folder: Path) -> dict[str, Any]:
     plan = excise.plan_units(excise.trace(model, torch.randn(1, 300)), {})
     path, outcomes, worst = folder / "d.safetensors", Counter[str](), 0
     true = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    raws = []
+    build, raws, sound = _copies(model), list[bytes](), 0
     for form in ("auto", "csr16", "block", "planes"):
         excise.save(model, plan, path, format=form)
         raws.append(path.read_bytes())
-    build = _copies(model)
+        excise.load(path, build)  # what is imported or made once is not counted
+        sound = max(sound, _peak(lambda: excise.load(path, build)))
     for i, raw in enumerate(raws):
         for made in damages(raw, count // len(raws) + (i < count % len(raws))):
             path.write_bytes(made)
-            tracemalloc.start()
-            try:
-                excise.load(path, build)
-                outcomes["loaded"] += 1  # the damage was in the plan's names, or none at all
-            except ExciseError as error:
-                outcomes[type(error).__name__] += 1
-            except Exception as error:  # noqa: BLE001 - that is what is counted
-                outcomes[f"crash: {type(error).__name__}: {error}"] += 1
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            worst = max(worst, peak)
+            worst = max(worst, _peak(lambda: outcomes.update([_outcome(path, build)])))
     crashes = sum(n for name, n in outcomes.items() if name.startswith("crash"))
     return {
         "files": count, "outcomes": dict(outcomes), "crashes": crashes, "declared_bytes": true,
-        "worst_peak_bytes": worst, "allowed_bytes": 2 * true,
+        "worst_peak_bytes": worst, "sound_peak_bytes": sound,
     }  # fmt: skip
+
+
+def _outcome(path: Path, build: Any) -> str:
+    """What comes of loading a file."""
+    try:
+        excise.load(path, build)
+    except ExciseError as error:
+        return type(error).__name__
+    except Exception as error:  # noqa: BLE001 - that is what is counted
+        return f"crash: {type(error).__name__}: {error}"
+    return "loaded"  # the damage was in the plan's names, or none at all
+
+
+def _peak(call: Callable[[], Any]) -> int:
+    """Most bytes that Python and numpy held at one time."""
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def _copies(model: nn.Module) -> Any:

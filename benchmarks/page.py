@@ -363,7 +363,8 @@ def oneshot(found: Any) -> Iterator[str]:
         "norms recalibrated on the same samples, FLAP its biases. Where Torch-Pruning's cut of a "
         "whole network does not run, only layers inside blocks were cut (*inside*). *Faster*: "
         "measured in turns with the dense network. *excise, blocks* adds 100 steps of block "
-        "reconstruction."
+        "reconstruction on the same samples. *excise, 2 epochs* is no row of one shot: two epochs "
+        "of recovery toward the dense model's blocks, on 10,000 images without labels."
     )
     groups: dict[tuple[str, str, str], list[tuple[str, Any]]] = {}
     dense: dict[tuple[str, str], Any] = {}
@@ -443,8 +444,9 @@ def packed(found: Any) -> Iterator[str]:
         outcomes = ", ".join(f"{count:,} {name}" for name, count in harm["outcomes"].items())
         yield (
             f"{harm['files']:,} files damaged at random: {outcomes}; {harm['crashes']} crashes. At "
-            f"most {harm['worst_peak_bytes']:,} bytes were allocated while loading one; tensors of "
-            f"{harm['declared_bytes']:,} bytes are in it, and twice that was allowed."
+            f"most {harm['worst_peak_bytes']:,} bytes were allocated while loading one, and "
+            f"{harm['sound_peak_bytes']:,} for a sound one, in which there are tensors of "
+            f"{harm['declared_bytes']:,} bytes."
         )
 
 

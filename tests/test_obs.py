@@ -264,3 +264,14 @@ def test_a_bound_on_memory_takes_more_passes_and_finds_the_same() -> None:
     (first,) = (c for c in whole[0][1] if c.weight == "conv2.weight")
     matrix = first.matrix(model.conv2.weight)
     assert module._gram_bytes(graph, first) == matrix.shape[-1] ** 2 * 8
+
+
+def test_few_rows_are_believed_less() -> None:
+    """Unless the damping is told, a covariance of 20 rows and 64 features is shrunk first."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 4)), torch.randn(20, 16)
+    graph = excise.trace(model.eval(), x[:1])
+    data = [Batch((x,), {})]
+    (shrunk,) = obs(model, graph, data, probes=0).values.values()
+    (plain,) = obs(model, graph, data, probes=0, damping=1e-2).values.values()
+    assert shrunk.cost[40] > 2 * plain.cost[40]
