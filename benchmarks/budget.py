@@ -103,6 +103,10 @@ def other(name: str, speed: float, criterion: str) -> dict[str, Any]:
         subject.model, subject.example, subject.pairs, oneshot.loss, subject.kept
     )
     low, high, tried = 0.0, 0.9, []
+    try:
+        tool.at(criterion, high / 2, everywhere=False)(*args)
+    except Exception:  # noqa: BLE001 - the tool's own: then it cuts only inside of blocks
+        tool.inner = True
     for _ in range(_ROUNDS):
         share = (low + high) / 2
         small = tool.at(criterion, share, everywhere=False)
@@ -113,7 +117,10 @@ def other(name: str, speed: float, criterion: str) -> dict[str, Any]:
         low, high = (low, share) if found.steady[0] > speed else (share, high)
     _, share, small = min(tried, key=lambda one: one[0])
     recalibrate(small, subject.batches)
-    row = {"asked": speed, "removed": share, "measured": spread(timed(subject, small, args))}
+    row = {
+        "asked": speed, "removed": share, "inside": tool.inner,
+        "measured": spread(timed(subject, small, args)),
+    }  # fmt: skip
     return row | judged(subject, small, setting)
 
 
