@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import excise
+from excise.errors import CorruptFileError
 from excise.files import read_plan
 from excise.files.format import read_header
 from excise.files.save import distinct
@@ -312,3 +314,15 @@ def test_a_packed_tied_weight_stays_tied(tmp_path: Path) -> None:
     again: Any = excise.load(path, Wide)
     assert again.head.weight is again.table.weight
     assert torch.equal(again.head.weight, model.head.weight)
+
+
+def test_a_header_longer_than_its_file_is_not_made_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "short.safetensors"
+    path.write_bytes((90_000_000).to_bytes(8, "little") + b'{"a": 1}')
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptFileError, match="truncated"):
+            excise.load(path, lambda: nn.Linear(2, 2))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +108,8 @@ def _metadata(path: str) -> Mapping[str, str]:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if not 0 < length <= _LONGEST_HEADER:
                 raise CorruptFileError(path, "it does not begin like a safetensors file")
+            if length > os.fstat(file.fileno()).st_size - _LENGTH_BYTES:  # before room is made
+                raise CorruptFileError(path, "its header is truncated or damaged")
             header = json.loads(file.read(length).decode("utf-8"))
     except OSError as error:
         raise CorruptFileError(path, error.strerror or str(error)) from error
