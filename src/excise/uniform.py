@@ -22,7 +22,7 @@ from excise.axes import Axis, Term, flat, leaves
 from excise.configuration import built, matches
 from excise.equality import Tie
 from excise.graph import AxisGraph
-from excise.trace.skeleton import PER_LAYER, layer_count, named_tensors, read
+from excise.trace.skeleton import layer_count, named_tensors, of_layer, read
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _DEEPEST = 3
@@ -145,11 +145,10 @@ def _layered(graph: AxisGraph, knob: Knob, without: tuple[str, ...]) -> list[Kno
     splits = []
     for path, value, _ in knob.keys:
         owner_path, _, key = path.rpartition(".")
-        owner = read(model, owner_path)
-        layers = range(layer_count(owner))
+        layers = range(layer_count(read(model, owner_path)))
         if "[" in key or not layers:
             return []
-        splits.append([(f"{owner_path}.{PER_LAYER}[{i}].{key}", value) for i in layers])
+        splits.append([(of_layer(path, i), value) for i in layers])
     found: list[Knob] = []
     for numbers in zip(*splits, strict=False):
         if any(path in without for path, _ in numbers):

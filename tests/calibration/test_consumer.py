@@ -124,3 +124,19 @@ def test_moments_are_those_of_all_rows_at_once() -> None:
     assert moments.count == len(rows)
     assert torch.allclose(moments.mean()[0], rows.mean(0), atol=1e-5)
     assert torch.allclose(moments.covariance()[0], torch.cov(rows.T, correction=0), atol=1e-4)
+
+
+def test_a_rank_without_a_batch_gives_moments_of_no_rows() -> None:
+    """All of its batches may be held out; it still takes part in the sums."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(24, 5))
+    data = torch.randn(3, 4, 4, 4)
+    graph = excise.trace(model.eval(), data)
+    found = consumers(graph)
+    some = watch(model, graph.trace.ops, found, [Batch((data,), {})], rows=99)
+    none = watch(model, graph.trace.ops, found, [], rows=99)
+    assert some.keys() == none.keys()
+    for reading, moments in none.items():
+        assert moments.count == 0
+        assert moments.xx.shape == some[reading].xx.shape
+        assert not moments.xx.any()

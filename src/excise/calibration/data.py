@@ -34,18 +34,28 @@ class Share(NamedTuple):
     """Which of all batches these are, where several ranks have some: one of each rank in turn.
 
     Attributes:
-        places: the number of each batch.
-        starts: how many samples come before it.
-        batches: how many there are.
-        samples: how many they hold.
-        sizes: how many each of all batches holds.
+        places: the number of each batch of this rank.
+        sizes: how many samples each of all batches holds.
     """
 
     places: tuple[int, ...]
-    starts: tuple[int, ...]
-    batches: int
-    samples: int
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[int, ...]
+
+    @property
+    def batches(self) -> int:
+        """How many there are on all ranks."""
+        return len(self.sizes)
+
+    @property
+    def samples(self) -> int:
+        """How many they hold."""
+        return sum(self.sizes)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """How many samples come before each batch of this rank."""
+        ends = [0, *itertools.accumulate(self.sizes)]
+        return tuple(ends[place] for place in self.places)
 
     def of(self, given: Sequence[Batch]) -> Iterator[tuple[int, int, Batch]]:
         """Number, samples before, and batch."""
@@ -64,10 +74,8 @@ class Share(NamedTuple):
     def only(self, numbers: Iterable[int]) -> Share:
         """The share of this rank in some of all batches, counted anew in the same order."""
         chosen = sorted(numbers)
-        sizes = tuple(self.sizes[n] for n in chosen)
-        ends = [0, *itertools.accumulate(sizes)]
-        mine = [i for i, n in enumerate(chosen) if n in self.places]
-        return Share(tuple(mine), tuple(ends[i] for i in mine), len(chosen), ends[-1], sizes)
+        mine = tuple(i for i, n in enumerate(chosen) if n in self.places)
+        return Share(mine, tuple(self.sizes[n] for n in chosen))
 
     def parts(self, given: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
         """This rank's batches to fit to, and those to judge by."""
@@ -85,10 +93,8 @@ def share(given: Sequence[Batch]) -> Share:
     ranks = present()
     sizes = ranks.each([batch.samples for batch in given])
     turns = sorted((i, rank) for rank, mine in enumerate(sizes) for i in range(len(mine)))
-    ends = [0, *itertools.accumulate(sizes[rank][i] for i, rank in turns)]
-    mine = [n for n, (_, rank) in enumerate(turns) if rank == ranks.rank]
-    every = tuple(sizes[rank][i] for i, rank in turns)
-    return Share(tuple(mine), tuple(ends[n] for n in mine), len(turns), ends[-1], every)
+    mine = tuple(n for n, (_, rank) in enumerate(turns) if rank == ranks.rank)
+    return Share(mine, tuple(sizes[rank][i] for i, rank in turns))
 
 
 @jointly

@@ -15,7 +15,7 @@ from excise.configuration.constructor import accepts, built, faithful, matches, 
 from excise.configuration.origin import Origin, origins
 from excise.graph import AxisGraph
 from excise.trace.provenance import Attribute, Expr, atoms, evaluate
-from excise.trace.skeleton import PER_LAYER, layer_count, read
+from excise.trace.skeleton import layer_count, of_layer, read
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.)")
 _DEEPEST = 4  # how many numbers may follow from one another
@@ -189,15 +189,14 @@ def _layered(
             layers[_layer(origin.place)].append(origin)
     votes = {layer: _votes(found, before, known) for layer, found in layers.items()}
     for path in sorted(split):
-        owner_path, _, key = path.rpartition(".")
-        owner = read(model, owner_path)
+        owner = read(model, path.rpartition(".")[0])
         told = {layer: found[path] for layer, found in votes.items() if path in found}
         if any(len(v) != 1 for v in told.values()):
             continue
         if set(told) <= set(range(layer_count(owner))):
             for layer, (now,) in sorted(told.items()):
                 if now != before[path]:
-                    yield f"{owner_path}.{PER_LAYER}[{layer}].{key}", now
+                    yield of_layer(path, layer), now
 
 
 def _layer(place: str) -> int:

@@ -160,7 +160,7 @@ class Work:
         self.pairs = {c.op: (theirs[c.op], c) for c in ours}
         found = {op: stream_of(before, pair[0]) for op, pair in self.pairs.items()}
         self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
-        self.share = Share((), (), 0, 0)
+        self.share = Share((), ())
 
     def run(self, batches: Sequence[Batch]) -> Refit:
         """Walk both models through the data, and repair each consumer when all stand before it."""

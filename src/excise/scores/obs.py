@@ -141,10 +141,10 @@ _Fold = tuple[Sequence[Batch], Share]
 
 
 def _folds(batches: Sequence[Batch], mine: Share) -> tuple[_Fold, _Fold]:
-    """Batches to weigh units by, and others to probe with; the same where a rank has only one."""
-    fit, judges = mine.parts(batches)
-    if not all(present().each(bool(fit))) or not mine.judges:
+    """Batches to weigh units by, and others to probe with; the same one if there is only one."""
+    if not mine.judges:
         return (batches, mine), (batches, mine)
+    fit, judges = mine.parts(batches)
     others = mine.only(set(range(mine.batches)) - mine.judges)
     return (fit, others), (judges, mine.only(mine.judges))
 

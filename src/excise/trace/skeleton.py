@@ -207,6 +207,12 @@ def _is_record(value: Any) -> bool:
     )
 
 
+def of_layer(path: str, layer: int) -> str:
+    """The path of what a number of a configuration is in one layer."""
+    owner, _, key = path.rpartition(".")
+    return f"{owner}.{PER_LAYER}[{layer}].{key}"
+
+
 def layer_count(config: Any) -> int:
     """For how many layers a configuration can have numbers of their own; 0 if for none."""
     try:
