@@ -18,7 +18,7 @@ FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("units", "errors", "ranks"),
     ("axes",),
     ("trace", "rules", "layers", "packing"),
-    ("equality", "graph", "configuration"),
+    ("equality", "graph", "branch", "configuration"),
     ("uniform", "plan", "calibration", "scores", "measure"),
     ("budget", "surgery", "exact", "refit", "zero", "recover"),
     ("verify",),
