@@ -15,7 +15,7 @@ from torch.utils._pytree import keystr, tree_map, tree_map_only
 
 from excise.axes import Axis, leaves
 from excise.branch import Branch
-from excise.branch.find import branches
+from excise.branch import named as of_modules
 from excise.budget import kept_indices, read_plan
 from excise.errors import TraceError, VerificationError
 from excise.graph import AxisGraph, traced
@@ -188,12 +188,13 @@ def _bypass(
     """
     wide = _eval64(original)
     before = traced(wide, args, named, wide=True, real=real)
-    there = {branch.modules: branch for branch in branches(before).found}
-    missing = [cut.name for cut in plan.branches if cut.modules not in there]
-    if missing:
-        reason = f"{missing[0]} is no residual branch of the original with this input"
+    try:
+        chosen = of_modules(before, (cut.modules for cut in plan.branches))
+    except KeyError as error:
+        name = error.args[0][-1].module
+        reason = f"{name} is no residual branch of the original with this input"
         return _unproved(reason), False
-    tape = Unbranched(before, [there[cut.modules] for cut in plan.branches])
+    tape = Unbranched(before, chosen)
     wanted = _seeded(wide, tape, args, named)
     if tape.lost:
         return _unproved(tape.lost), False

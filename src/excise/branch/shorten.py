@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from excise.branch.find import Branch, Branches, Refused, branches
 from excise.errors import ExampleError
 from excise.graph import AxisGraph, infer
-from excise.layers import stand_ins
+from excise.layers import Bypassed, stand_ins
 from excise.trace import Trace, skeleton, uncollected
 from excise.trace.record import Recorder, trace_on
 from excise.trace.rehearsal import Stage
@@ -101,6 +101,17 @@ def _compared(
         return f"without it the model does {after.ops[len(numbers)].name} at the end", -1
     same = [path for path, _ in before.outputs] == [path for path, _ in after.outputs]
     return ("", -1) if same else ("without it the model returns something else", -1)
+
+
+def named(graph: AxisGraph, wanted: Iterable[tuple[Bypassed, ...]]) -> list[Branch]:
+    """The branches of a graph whose modules are replaced like this.
+
+    Raises:
+        KeyError: with the modules that are those of no branch of this graph.
+    """
+    modules = list(wanted)
+    there = {b.modules: b for b in branches(graph).found} if modules else {}
+    return [there[each] for each in modules]
 
 
 def removable(graph: AxisGraph) -> Branches:
