@@ -20,7 +20,7 @@ FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("trace", "rules", "layers", "packing"),
     ("equality", "graph", "branch", "configuration"),
     ("uniform", "plan", "calibration", "scores", "measure"),
-    ("budget", "surgery", "exact", "refit", "zero", "recover"),
+    ("budget", "surgery", "exact", "refit", "depth", "zero", "recover"),
     ("verify",),
     ("files", "report", "prune", "schedule", "shrink", "sparse"),
     ("testing", "demo", "cli", "__main__"),
