@@ -101,7 +101,8 @@ def test_the_budget_is_met(name: str, keep: float) -> None:
     model = seeded(lambda: Residual(4, 12, 16))
     graph = excise.trace(model, IMAGE)
     known = curves(graph, all_at(graph, 0.02))
-    plan = excise.plan(graph, known, depth=True, **{name: keep})
+    options: dict[str, Any] = {name: keep}
+    plan = excise.plan(graph, known, depth=True, **options)
     small = excise.remove(model, plan)
     full, left = (meter_of(excise.trace(m, IMAGE), name).total({}) for m in (model, small))
     assert plan.branches

@@ -25,10 +25,10 @@ def parts(x: Tensor) -> list[Batch]:
 
 def idle(model: nn.Module, name: str, share: float = 0.0) -> nn.Module:
     """The same, of which one block does next to nothing."""
+    norm = model.get_submodule(f"{name}.bn2")
     with torch.no_grad():
-        for parameter in model.get_submodule(f"{name}.bn2").parameters():
-            parameter.mul_(share)
-        model.get_submodule(f"{name}.bn2").running_mean.mul_(share)
+        for tensor in (*norm.parameters(), norm.get_buffer("running_mean")):
+            tensor.mul_(share)
     return model
 
 
