@@ -26,9 +26,9 @@ from excise.plan import Plan
 from excise.ranks import jointly, present
 from excise.recover import Reconstruction
 from excise.recover import reconstruct as rebuild
-from excise.refit import Refit, refit
+from excise.refit import DEFAULT_HELD_BYTES, Refit, check_bytes, refit
 from excise.report import Report
-from excise.scores import CALIBRATED, Curves, Scores, by_name
+from excise.scores import CALIBRATED, Curves, Scores, by_name, obs
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
@@ -81,6 +81,7 @@ def prune(
     pattern: str | None = None,
     calibration: Any = None,
     samples: int = 512,
+    calibration_bytes: int = DEFAULT_HELD_BYTES,
     reconstruct: int = 0,
     progress: bool = False,
     criterion: str | Callable[..., Scores | Curves] | None = None,
@@ -125,6 +126,9 @@ def prune(
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
         samples: use so many of them, over all ranks.
+        calibration_bytes: most bytes that calibration holds at one time beside models and data: of
+            second moments while units are weighed, of activations while layers are refitted. What
+            does not fit is left to another pass, or to batches that join behind wide layers.
         reconstruct: after the refit, train the blocks toward the dense model's for so many steps of
             one batch each (`excise.recover.reconstruct`); no labels, and put back if it does not
             help on batches that were held out. Minutes where the refit takes seconds.
@@ -162,6 +166,7 @@ def prune(
         "speedup": speedup,
         "latency_ms": latency_ms,
     }
+    check_bytes("calibration_bytes", calibration_bytes)
     if sparsity is not None or pattern is not None:
         _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform)
         with shown() if progress else contextlib.nullcontext():
@@ -172,6 +177,7 @@ def prune(
                 pattern=pattern or "unstructured",
                 calibration=calibration,
                 samples=samples,
+                held_bytes=calibration_bytes,
                 method=cast("str | None", criterion),
                 protect=protect,
                 **kwargs,
@@ -193,7 +199,7 @@ def prune(
         if calibration is not None:
             data = batches(calibration, inputs, kwargs, samples=samples)
         with shown() if progress else contextlib.nullcontext():
-            scores = scored(model, graph, criterion, data)
+            scores = scored(model, graph, criterion, data, calibration_bytes)
         check_values(graph, scores)
         attempts: list[Attempt] = []
         if budget[0] in TIMED:
@@ -211,7 +217,7 @@ def prune(
     repaired = rebuilt = None
     with shown() if progress else contextlib.nullcontext():
         if data is not None:
-            repaired = refit(model, small, made, data)
+            repaired = refit(model, small, made, data, held_bytes=calibration_bytes)
             if reconstruct:
                 rebuilt = rebuild(model, small, made, data, steps=reconstruct)
     report = ranks.first(lambda: _report(model, small, example, attempts, latency=latency))
@@ -283,8 +289,11 @@ def scored(
     graph: AxisGraph,
     criterion: str | Callable[..., Scores | Curves] | None,
     data: list[Batch] | None,
+    most: int = DEFAULT_HELD_BYTES,
 ) -> Scores | Curves:
     """What a criterion says of a traced model; by default "obs" with data, else "magnitude".
+
+    `obs` holds at most so many bytes of second moments.
 
     Raises:
         InvalidTargetError: no such criterion, or one that needs data without any.
@@ -299,4 +308,6 @@ def scored(
         raise InvalidTargetError("criterion", f"{name!r} without data", "calibration data with it")
     with evaluated(model):  # in eval mode other operations run, but axes have the same names
         seen = traced(model, data[0].args, data[0].kwargs, real=True)  # as data goes through it
+        if score is obs:
+            return obs(model, seen, data, gram_bytes=most)
         return score(model, seen, data)

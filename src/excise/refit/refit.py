@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,11 @@ from excise.calibration import (
     thinned,
     told,
 )
-from excise.errors import CalibrationError
+from excise.errors import CalibrationError, InvalidTargetError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.ranks import jointly, present
+from excise.refit.admission import bytes_at, joins, needed
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.statistic import recalibrate_if_better
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
@@ -39,6 +40,7 @@ from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 _HELD = 5
 """Of a single batch every so many rows choose the ridge and are not fitted."""
 DEFAULT_ROWS = 4096
+DEFAULT_HELD_BYTES = 2 * 2**30
 
 
 class Repair(NamedTuple):
@@ -50,12 +52,14 @@ class Repair(NamedTuple):
             output's variance, on rows that were held out; with the weights as they were cut.
         after: the same with the new weights; equal to `before` if they were kept.
         ridge: the regularisation that was chosen; None if only the bias changed, or nothing.
+        batches: that were there, of all ranks.
     """
 
     weight: str
     before: float
     after: float
     ridge: float | None
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def refit(
     *,
     rows: int = DEFAULT_ROWS,
     weights: bool = True,
+    held_bytes: int = DEFAULT_HELD_BYTES,
 ) -> Refit:
     """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
 
@@ -104,9 +109,13 @@ def refit(
         batches: calibration inputs, from `excise.calibration.batches`; labels are not needed.
         rows: most positions (pixels, tokens) of each batch that are fitted.
         weights: fit weights too; False leaves it at biases and means, as FLAP does.
+        held_bytes: most bytes of activations that both models hold of all batches that are under
+            way, the inputs themselves not counted. Where that is not enough for all, some join
+            behind the widest layers; 16 rows for each feature of a layer are there in any case.
 
     Raises:
         CalibrationError: there is no batch, or the cut model does not run as the dense one does.
+        InvalidTargetError: `held_bytes` is no number of bytes.
         ExampleError: a batch does not run.
 
     Source:
@@ -114,6 +123,7 @@ def refit(
         2017, sec. 3.2; residual-corrected targets for branches. Differs: im2col features for
         every convolution, centred, ridge from held-out rows.
     """
+    check_bytes("held_bytes", held_bytes)
     if not batches:
         raise CalibrationError("it holds no batch")
     first = batches[0]
@@ -124,12 +134,22 @@ def refit(
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(small, first.args, first.kwargs, real=True)
         work = Work(before, after, dense, small, plan, rows=rows, weights=weights)
-        found = work.run(batches)
+        found = work.run(batches, held_bytes)
         better = weights and recalibrate_if_better(dense, small, batches)
         return replace(found, recalibrated=better)
     finally:
         for module, training in modes:
             module.training = training
+
+
+def check_bytes(name: str, value: Any) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        InvalidTargetError: naming the option.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidTargetError(name, repr(value), "a number of bytes, at least 1")
 
 
 class Work:
@@ -162,25 +182,38 @@ class Work:
         self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
         self.share = Share((), ())
 
-    def run(self, batches: Sequence[Batch]) -> Refit:
+    def run(self, batches: Sequence[Batch], held_bytes: int = DEFAULT_HELD_BYTES) -> Refit:
         """Walk both models through the data, and repair each consumer when all stand before it."""
         self.share = share(batches)
-        keep = {stream.op for stream in self.streams.values()}
-        ops, stops, repairs = self.before.trace.ops, list(self.pairs), []
+        keep: dict[int, int] = {}  # what a stream's operation made -> the last that asks for it
+        for op, stream in self.streams.items():
+            keep[stream.op] = max(op, keep.get(stream.op, op))
+        ops, stops, repairs = self.before.trace.ops, sorted(self.pairs), []
+        late = self._joins(stops, batches[0].samples, held_bytes) if batches else []
         with (
             torch.no_grad(),
-            Lanes(self.dense, batches, ops, stops, keep) as wide,
-            Lanes(self.small, batches, self.after.trace.ops, stops, keep) as narrow,
+            Lanes(self.dense, batches, ops, stops, keep=keep, joins=late) as wide,
+            Lanes(
+                self.small, batches, self.after.trace.ops, stops, keep=keep, joins=late
+            ) as narrow,
         ):
             both = zip(wide, narrow, strict=True)
             for theirs, ours in told(both, "refitting layers", len(stops)):
                 repairs.append(self.repair(theirs, ours))
         return Refit(tuple(repairs), self.share.samples)
 
+    def _joins(self, stops: list[int], samples: int, most: int) -> list[int]:
+        """When each batch joins; the first of this rank, of so many samples, was traced."""
+        each = (bytes_at(self.before, stops) + bytes_at(self.after, stops)) / max(1, samples)
+        ranks = present().size
+        least = [-(-needed(self.before, self.pairs[n][0], self.rows) // ranks) for n in stops]
+        return joins(each, [max(2, n) for n in least], stops, self.share, most)
+
     def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Solve one consumer and write its weights, before any batch of the cut model runs it."""
         dense, consumer = self.pairs[ours[0].number]
         fit, held = self.moments(dense, consumer, theirs, ours)
+        count = round(present().add(len(ours))[0])
         weight = self.tensors[consumer.weight]
         bias = self.tensors.get(consumer.bias)
         norm = batch_norm_after(self.after, consumer) if bias is None else None
@@ -196,9 +229,9 @@ class Work:
 
         found, known = present().first(solved)
         if found is None:
-            return Repair(consumer.weight, known, known, None)
+            return Repair(consumer.weight, known, known, None, count)
         self.write(consumer, weight, bias, shift, found)
-        return Repair(consumer.weight, found.before, found.after, found.ridge)
+        return Repair(consumer.weight, found.before, found.after, found.ridge, count)
 
     def moments(
         self, dense: Consumer, consumer: Consumer, theirs: list[Visit], ours: list[Visit]
@@ -209,7 +242,8 @@ class Work:
         """
         kept = self._kept_outputs(dense)
         folds: list[Moments | None] = [None, None]
-        for place, wide, narrow in zip(self.share.places, theirs, ours, strict=True):
+        for wide, narrow in zip(theirs, ours, strict=True):
+            place = self.share.places[narrow.place]
             target = self._target(dense, wide, narrow, kept)
             rows = thinned(consumer.features(consumer.read(narrow.args)), self.rows, place)
             wanted = thinned(consumer.targets(target), self.rows, place)
