@@ -25,7 +25,7 @@ from excise.sparse.kernels import (
     linear,
     product,
 )
-from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler
+from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler, sources
 from excise.sparse.kernels.library import FOLDER, _loaded
 from tests.sparse.case import CONVS, LINEARS, check_conv, check_gemv, check_linear, sparse
 
@@ -133,7 +133,7 @@ def test_no_read_or_write_past_a_buffer(name: str, tmp_path: Path) -> None:
     flag = next(iter(t[name] for t in TARGETS.values()))
     path = tmp_path / "asan.so"
     flags = [*FLAGS, flag, "-fsanitize=address", "-g", "-O1", "-shared"]
-    command = [*words, *flags, str(FOLDER / "kernels.c"), "-o", str(path)]
+    command = [*words, *flags, *map(str, sources(FOLDER)), "-o", str(path)]
     assert not subprocess.run(command, check=False).returncode
     ended = subprocess.run(
         [sys.executable, "-m", "tests.sparse.asan", str(path), name],

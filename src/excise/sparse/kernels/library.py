@@ -17,7 +17,7 @@ _RUNTIMES = r"\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.(?:so|dylib)[^/\s]*"
 
 
 class Matrix(Structure):
-    """`matrix` of kernels.c."""
+    """`matrix` of common.h."""
 
     _fields_ = [
         ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p),
@@ -26,7 +26,7 @@ class Matrix(Structure):
 
 
 class Mask(Structure):
-    """`bitmask` of kernels.c."""
+    """`bitmask` of gemv.c."""
 
     _fields_ = [
         ("value", c_void_p), ("mask", c_void_p), ("pointer", c_void_p),
@@ -35,13 +35,13 @@ class Mask(Structure):
 
 
 class Finish(Structure):
-    """`finish` of kernels.c."""
+    """`finish` of common.h."""
 
     _fields_ = [("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64)]
 
 
 class Product(Structure):
-    """`product` of kernels.c."""
+    """`product` of common.h."""
 
     _fields_ = [
         ("x", c_void_p), ("images", c_int64), ("columns", c_int64), ("x_image", c_int64),
@@ -51,7 +51,7 @@ class Product(Structure):
 
 
 class Window(Structure):
-    """`window` of kernels.c."""
+    """`window` of common.h."""
 
     _fields_ = [
         ("channels", c_int64), ("height", c_int64), ("width", c_int64),
