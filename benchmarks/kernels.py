@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import datetime as dt
+import functools
 import json
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ from excise.measure.latency import hardware
 from excise.sparse import SparseConv2d, SparseLinear
 from excise.sparse.kernels import Ending, bits_of, blocks_of, gemv
 from excise.sparse.kernels.compile import compiler
+from excise.sparse.kernels.matrix import MOST_COLUMNS
 from excise.sparse.tune import timed
 
 RESULTS = Path(__file__).parent / "results" / "kernels.json"
@@ -81,10 +83,10 @@ def core() -> Core:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
+    """Processor time of one call, on one thread."""
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def zeroed(layer: Any, zeros: int) -> Any:
@@ -117,32 +119,39 @@ def product(kind: str, shape: Sequence[int], zeros: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def copies(arrays: Any, size: int) -> list[Any]:
-    """So many of the same that together they are more than a cache holds."""
+def turned(tensors: tuple[Tensor, ...]) -> tuple[list[tuple[Tensor, ...]], int]:
+    """So many copies that together they are more than a cache holds; bytes of one."""
+    size = sum(t.numel() * t.element_size() for t in tensors)
     count = max(2, int(-(-TURNED // size)))
-    return [type(arrays)(*[t.clone() if isinstance(t, Tensor) else t for t in arrays])
-            for _ in range(count)]  # fmt: skip
+    return [tuple(t.clone() for t in tensors) for _ in range(count)], size
+
+
+def each(run: Callable[..., Any], v: Tensor, many: list[tuple[Tensor, ...]]) -> float:
+    """Seconds of one call, with each of many weights in turn."""
+    return seconds(lambda: [run(v, *one) for one in many]) / len(many)
 
 
 def row(shape: tuple[int, int], zeros: int) -> list[dict[str, Any]]:
     """One row of activations times one weight: dense torch and each format, in turns."""
     rows, columns = shape
     weight = zeroed(nn.Linear(columns, rows, bias=False), zeros).weight.detach()
-    x, calls, sizes = torch.randn(columns), dict[str, Any](), dict[str, int]()
-
-    def add(name: str, held: Any, run: Callable[[Any], Any]) -> None:
-        tensors = held if isinstance(held, tuple) else (held,)
-        sizes[name] = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
-        many = copies(held, sizes[name]) if isinstance(held, tuple) else [
-            held.clone() for _ in range(max(2, int(-(-TURNED // sizes[name]))))
-        ]  # fmt: skip
-        calls[name] = lambda: seconds(lambda: [run(one) for one in many]) / len(many)
-
-    short = x.bfloat16()
-    add("dense fp32", weight, lambda w: functional.linear(x[None], w))
-    add("dense bf16", weight.bfloat16(), lambda w: functional.linear(short[None], w))
-    add("csr16 fp32", blocks_of(weight, 1 << 16), lambda a: gemv(a, x, Ending()))
-    add("bitmask fp32", bits_of(weight), lambda a: gemv(a, x, Ending()))
+    x, short, none = torch.randn(columns), torch.randn(columns).bfloat16(), Ending()
+    blocks, bits = blocks_of(weight, MOST_COLUMNS), bits_of(weight)
+    formats: dict[str, tuple[Tensor, tuple[Tensor, ...], Callable[..., Any]]] = {
+        "dense fp32": (x, (weight,), lambda v, w: functional.linear(v[None], w)),
+        "dense bf16": (short, (weight.bfloat16(),), lambda v, w: functional.linear(v[None], w)),
+    }
+    for name, like, arrays in (("csr16", blocks, blocks[:3]), ("bitmask", bits, bits[:3])):
+        for kind, v in (("fp32", x), ("bf16", short)):
+            held = (arrays[0].to(v.dtype), *arrays[1:])
+            make, sizes = type(like), like[3]
+            formats[f"{name} {kind}"] = (
+                v, held, lambda v, *t, make=make, sizes=sizes: gemv(make(*t, sizes), v, none),
+            )  # fmt: skip
+    calls, sizes_of = dict[str, Callable[[], float]](), dict[str, int]()
+    for name, (v, tensors, run) in formats.items():
+        many, sizes_of[name] = turned(tensors)
+        calls[name] = functools.partial(each, run, v, many)
     least = dict.fromkeys(calls, float("inf"))
     for _ in range(_ROUNDS):
         for name, call in calls.items():
@@ -150,7 +159,7 @@ def row(shape: tuple[int, int], zeros: int) -> list[dict[str, Any]]:
     return [
         {
             "kind": "row", "shape": [rows, columns], "zeros": zeros, "format": name,
-            "ms": 1e3 * spent, "bytes": sizes[name], "gbs": sizes[name] / spent / 1e9,
+            "ms": 1e3 * spent, "bytes": sizes_of[name], "gbs": sizes_of[name] / spent / 1e9,
         }
         for name, spent in least.items()
     ]  # fmt: skip

@@ -482,7 +482,9 @@ SECTIONS: dict[str, tuple[str, str | None, Callable[[Any], Iterator[str]]]] = {
     "shrink_real.py": ("Masked trained networks", "shrink_real.json", shrink_real),
     "packed.py": ("Zeros in files", "packed.json", packed),
     "zeros.py": ("Zeros in one shot", "zeros.json", zeros),
+    "seed.py": ("Half of every convolution masked, end to end", "seed.json", page_sparse.seed),
     "engines.py": ("Whole networks with zeros", "engines.json", page_sparse.engines),
+    "kernels.py": ("Kernels on nonzeros", "kernels.json", page_sparse.kernels),
     "budget.py": ("A speed that was asked for", "budget.json", budget),
 }
 
