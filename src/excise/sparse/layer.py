@@ -25,6 +25,9 @@ from excise.sparse.kernels import (
 from excise.sparse.kernels.matrix import MOST_COLUMNS
 from excise.sparse.op import sparse_conv2d, sparse_linear
 
+KINDS = (torch.float32, torch.bfloat16)
+"""What the kernels take; bfloat16 is added up in float32."""
+
 
 class Way(NamedTuple):
     """How a layer runs.
@@ -98,10 +101,13 @@ class Sparse(nn.Module):
         return flat.view(self.shape)
 
     def native(self, x: Tensor) -> bool:
-        """Whether the kernels take this input: float32 on the CPU, no gradients, and they exist."""
-        if self.way.kind == "dense" or x.dtype is not torch.float32 or not x.is_cpu:
+        """Whether the kernels take this input, and exist.
+
+        It has to be float32 or bfloat16, as the weight is, and on the CPU, without gradients.
+        """
+        if self.way.kind == "dense" or x.dtype not in KINDS or not x.is_cpu:
             return False
-        if self.value.dtype is not torch.float32:
+        if self.value.dtype is not x.dtype:
             return False
         wanted = (x, self.value, self.bias)
         grads = any(t is not None and t.requires_grad for t in wanted)
@@ -124,7 +130,7 @@ class Sparse(nn.Module):
 
     def made(self, weight: Tensor, way: Way) -> Arrays:
         """The arrays of a way, from the dense weight as a matrix."""
-        return Arrays.of(blocks_of(weight, way.block))
+        return Arrays.of(blocks_of(weight.float(), way.block))
 
     def forget(self) -> None:
         """Drop what was made for other ways than the present one."""
@@ -155,8 +161,8 @@ class Sparse(nn.Module):
 class SparseLinear(Sparse):
     """A linear layer with a sparse weight.
 
-    In inference on a CPU in float32 it runs by the kernels, in any other case (training, other
-    dtypes and devices) as the dense layer that it stands for.
+    In inference on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case
+    (training, other dtypes and devices) as the dense layer that it stands for.
     """
 
     @classmethod
@@ -165,11 +171,19 @@ class SparseLinear(Sparse):
         return cls(layer.weight, layer.bias)
 
     def made(self, weight: Tensor, way: Way) -> Arrays:
-        """The arrays of a way, from the dense weight."""
+        """The arrays of a way, from the dense weight.
+
+        Where a single row is read, values keep their type: what counts there is bytes.
+        """
+        wide = weight.float()
         if way.kind == "mask":
-            bits = bits_of(weight)
-            return Arrays(bits.value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
-        return Arrays.of(blocks_of(weight, MOST_COLUMNS if way.kind == "gemv" else way.block))
+            bits = bits_of(wide)
+            value = bits.value.to(weight.dtype)
+            return Arrays(value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
+        if way.kind == "gemv":
+            made = Arrays.of(blocks_of(wide, MOST_COLUMNS))
+            return made._replace(value=made.value.to(weight.dtype))
+        return Arrays.of(blocks_of(wide, way.block))
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
@@ -187,7 +201,8 @@ class SparseLinear(Sparse):
 class SparseConv2d(Sparse):
     """A 2-d convolution without groups, with a sparse weight; zeros as padding.
 
-    In inference on a CPU in float32 it runs by the kernels, in any other case as the dense layer.
+    In inference on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case as the
+    dense layer.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
@@ -217,7 +232,11 @@ class SparseConv2d(Sparse):
             return super().made(weight, way)
         found, tile = library(), Tile(way.rows, way.tiles)
         short = found.short if isinstance(found, Library) else 0
-        blocks = direct_of(weight, way.block, self.geometry, tile, short) if tile in TILES else None
+        blocks = (
+            direct_of(weight.float(), way.block, self.geometry, tile, short)
+            if tile in TILES
+            else None
+        )
         if blocks is None:
             raise SparseError(f"{way} is no way of {self.geometry}", "one that `ways` lists")
         return Arrays.of(blocks)

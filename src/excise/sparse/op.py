@@ -37,14 +37,16 @@ def _linear(  # noqa: PLR0917 - an operator's schema is positional
     tiles: int,
 ) -> Tensor:
     rows, columns, block = sizes
-    flat, ending = x.contiguous().view(-1, columns), Ending(bias)
+    flat, ending = x.contiguous().view(-1, columns), Ending(bias).wide
+    if kind == "tiles":
+        flat = flat.float()  # bfloat16 is multiplied in float32, and rounded once at the end
     if kind == "mask":
         y = gemv(Bits(value, column, pointer, (rows, columns)), flat[0], ending)
     else:
         blocks = Blocks(value, column, pointer, (rows, columns, block))
         one = kind == "gemv"
         y = gemv(blocks, flat[0], ending) if one else linear(blocks, flat, ending, tiles=tiles)
-    return y.view(*x.shape[:-1], rows)
+    return y.view(*x.shape[:-1], rows).to(x.dtype)
 
 
 def _conv2d(  # noqa: PLR0917 - as above
@@ -62,15 +64,16 @@ def _conv2d(  # noqa: PLR0917 - as above
     rows: int,
 ) -> Tensor:
     residual = None if residual is None else residual.contiguous()
-    return conv2d(
+    y = conv2d(
         Blocks(value, column, pointer, (sizes[0], sizes[1], sizes[2])),
-        x.contiguous(),
+        x.contiguous().float(),
         geometry_of(geometry),
-        Ending(bias, residual, _NAMES[activation]),
+        Ending(bias, residual, _NAMES[activation]).wide,
         tiles=tiles,
         in_place=in_place,
         tile=Tile(rows, tiles) if rows else None,
     )
+    return y.to(x.dtype)
 
 
 def geometry_of(numbers: Sequence[int]) -> Geometry:

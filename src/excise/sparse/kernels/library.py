@@ -26,11 +26,19 @@ class Matrix(Structure):
 
 
 class Mask(Structure):
-    """`bitmask` of gemv.c."""
+    """`bitmask` of gemv.c, `short_bitmask` of bfloat.c."""
 
     _fields_ = [
         ("value", c_void_p), ("mask", c_void_p), ("pointer", c_void_p),
         ("rows", c_int64), ("words", c_int64),
+    ]  # fmt: skip
+
+
+class ShortMatrix(Structure):
+    """`short_matrix` of bfloat.c."""
+
+    _fields_ = [
+        ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p), ("rows", c_int64),
     ]  # fmt: skip
 
 
@@ -69,12 +77,14 @@ class Library(NamedTuple):
         lanes: floats in a vector.
         short: floats in a vector of the direct convolution.
         code: the loaded library.
+        dots: whether it multiplies pairs of bfloat16 in one step here.
     """
 
     name: str
     lanes: int
     short: int
     code: Any
+    dots: bool = False
 
 
 class Missing(NamedTuple):
@@ -125,9 +135,19 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     ]  # fmt: skip
     code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
-    for kernel in ("spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "lanes", "short"):
+    code.excise_gemv_short.argtypes = [
+        POINTER(ShortMatrix), c_void_p, c_void_p, POINTER(Finish), c_int64,
+    ]  # fmt: skip
+    code.excise_gemv_mask_short.argtypes = [
+        POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64, c_int64,
+    ]  # fmt: skip
+    for kernel in (
+        "spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "gemv_short", "gemv_mask_short",
+        "lanes", "short", "dots",
+    ):  # fmt: skip
         getattr(code, f"excise_{kernel}").restype = c_int
-    return Library(name, int(code.excise_lanes()), int(code.excise_short()), code)
+    dots = bool(code.excise_dots())
+    return Library(name, int(code.excise_lanes()), int(code.excise_short()), code, dots)
 
 
 def _share_threads() -> None:
