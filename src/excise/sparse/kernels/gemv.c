@@ -1,22 +1,22 @@
 /* One token: bound by memory. */
 
-#include "common.h"
+#include "activation.h"
 
 /* y = weight times x for one x; a single block of columns, so that `index` is the column. */
 int excise_gemv(const matrix *a, const float *x, float *y, const finish *f, int64_t threads) {
 #pragma omp parallel for num_threads((int)threads) if (threads > 1) schedule(static)
-    for (int64_t m = 0; m < a->rows; m++) {
+    for (int64_t i = 0; i < a->rows; i++) {
+        const int64_t m = order_of(a, 0)[i];
         const float *value = a->value;
         const uint16_t *index = a->index;
-        uint32_t j = a->pointer[m];
-        const uint32_t end = a->pointer[m + 1];
+        uint32_t j = a->pointer[i];
+        const uint32_t end = a->pointer[i + 1];
         float sum[8] = {f->bias ? f->bias[m] : 0.0f};
         for (; j + 8 <= end; j += 8)
-            for (int i = 0; i < 8; i++) sum[i] += value[j + i] * x[index[j + i]];
+            for (int u = 0; u < 8; u++) sum[u] += value[j + u] * x[index[j + u]];
         for (; j < end; j++) sum[0] += value[j] * x[index[j]];
         float total = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-        if (f->residual) total += f->residual[m];
-        y[m] = activated_one(total, f->activation);
+        y[m] = ended_one(total, f->residual ? f->residual + m : NULL, f);
     }
     return 0;
 }
@@ -60,8 +60,7 @@ int excise_gemv_mask(const bitmask *a, const float *x, float *y, const finish *f
             for (uint64_t word = mask[k]; word; word &= word - 1)
                 total += *value++ * x[64 * k + __builtin_ctzll(word)];
 #endif
-        if (f->residual) total += f->residual[m];
-        y[m] = activated_one(total, f->activation);
+        y[m] = ended_one(total, f->residual ? f->residual + m : NULL, f);
     }
     return 0;
 }

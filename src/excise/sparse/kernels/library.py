@@ -21,7 +21,7 @@ class Matrix(Structure):
 
     _fields_ = [
         ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p),
-        ("rows", c_int64), ("depth", c_int64), ("block", c_int64),
+        ("rows", c_int64), ("depth", c_int64), ("block", c_int64), ("span", c_int64),
     ]  # fmt: skip
 
 
@@ -37,7 +37,9 @@ class Mask(Structure):
 class Finish(Structure):
     """`finish` of common.h."""
 
-    _fields_ = [("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64)]
+    _fields_ = [
+        ("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64), ("late", c_int64),
+    ]  # fmt: skip
 
 
 class Product(Structure):
@@ -67,13 +69,11 @@ class Library(NamedTuple):
     Attributes:
         name: "v4" for AVX-512, "v3" for AVX2, "base".
         lanes: floats in a vector.
-        short: floats in a vector of the direct convolution.
         code: the loaded library.
     """
 
     name: str
     lanes: int
-    short: int
     code: Any
 
 
@@ -125,9 +125,9 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     ]  # fmt: skip
     code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
-    for kernel in ("spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "lanes", "short"):
+    for kernel in ("spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "lanes"):
         getattr(code, f"excise_{kernel}").restype = c_int
-    return Library(name, int(code.excise_lanes()), int(code.excise_short()), code)
+    return Library(name, int(code.excise_lanes()), code)
 
 
 def _share_threads() -> None:
