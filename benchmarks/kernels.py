@@ -136,7 +136,7 @@ def row(shape: tuple[int, int], zeros: int) -> list[dict[str, Any]]:
     rows, columns = shape
     weight = zeroed(nn.Linear(columns, rows, bias=False), zeros).weight.detach()
     x, short, none = torch.randn(columns), torch.randn(columns).bfloat16(), Ending()
-    blocks, bits = blocks_of(weight, MOST_COLUMNS), bits_of(weight)
+    blocks, bits = blocks_of(weight, MOST_COLUMNS, span=1), bits_of(weight)
     formats: dict[str, tuple[Tensor, tuple[Tensor, ...], Callable[..., Any]]] = {
         "dense fp32": (x, (weight,), lambda v, w: functional.linear(v[None], w)),
         "dense bf16": (short, (weight.bfloat16(),), lambda v, w: functional.linear(v[None], w)),

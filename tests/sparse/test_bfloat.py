@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from excise.sparse import SparseConv2d, SparseLinear, Way, sparsify
+from excise.sparse import SparseConv2d, SparseLinear, Way, reference, sparsify
 from excise.sparse.kernels import Bits, Blocks, Library, bits_of, blocks_of, gemv, library
 from excise.sparse.kernels import product as products
 from excise.sparse.kernels.library import FOLDER, _loaded
@@ -51,13 +51,9 @@ def both(weight: Tensor) -> tuple[Blocks, Bits]:
 def check(rows: int, columns: int) -> None:
     """Both formats with every ending, against float32 on the same numbers."""
     weight, x = sparse(rows, columns).bfloat16(), torch.randn(columns).bfloat16()
-    wide = weight.float() @ x.float()
     size = float((weight.float().abs() @ x.float().abs()).max())
     for ending in endings(torch.empty(rows), rows):
-        wanted = wide if ending.bias is None else wide + ending.bias
-        wanted = wanted if ending.residual is None else wanted + ending.residual
-        wanted = wanted.clamp(min=0) if ending.activation != "none" else wanted
-        wanted = wanted.clamp(max=6) if ending.activation == "relu6" else wanted
+        wanted = reference.linear(weight.float(), x.float()[None], ending)[0]
         for a in both(weight):
             found = gemv(a, x, ending)
             assert found.dtype is torch.float32

@@ -90,18 +90,22 @@ def test_any_convolution(case: tuple[int, ...]) -> None:
 def test_the_arrays_hold_the_weight(rows: int, columns: int, block: int, seed: int) -> None:
     torch.manual_seed(seed)
     weight = sparse(rows, columns)
-    made = blocks_of(weight, block)
+    span = 1 + seed % 20
+    made = blocks_of(weight, block, span)
     block = made.sizes[2]
     again = torch.zeros_like(weight)
     pointer = made.pointer.tolist()
+    count = -(-columns // block) * rows
     column = made.column.numpy().view(np.uint16).astype(int)
-    for i in range(len(pointer) - 1):
-        part, row = divmod(i, rows)
+    for i in range(count):
+        part, row = i // rows, pointer[count + 1 + i]
+        if i % rows and row // span == pointer[count + i] // span:
+            assert pointer[i + 1] - pointer[i] <= pointer[i] - pointer[i - 1]
         for j in range(pointer[i], pointer[i + 1]):
             assert column[j] < block
             again[row, part * block + column[j]] = made.value[j]
     assert torch.equal(again, weight)
-    assert pointer[-1] == int(torch.count_nonzero(weight))
+    assert made.stored == pointer[count] == int(torch.count_nonzero(weight))
     bits = bits_of(weight)
     raw = np.unpackbits(bits.mask.numpy().view(np.uint8), axis=1, bitorder="little")
     assert np.array_equal(raw[:, :columns].astype(bool), weight.numpy() != 0)

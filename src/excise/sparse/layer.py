@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from excise.errors import SparseError
 from excise.sparse.kernels import (
-    TILES,
+    MOST_VECTORS,
     Blocks,
     Geometry,
     Library,
@@ -54,7 +54,7 @@ class Arrays(NamedTuple):
     value: Tensor
     column: Tensor
     pointer: Tensor
-    sizes: tuple[int, int, int]
+    sizes: tuple[int, ...]
 
     @classmethod
     def of(cls, blocks: Blocks) -> Arrays:
@@ -180,8 +180,8 @@ class SparseLinear(Sparse):
             bits = bits_of(wide)
             value = bits.value.to(weight.dtype)
             return Arrays(value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
-        if way.kind == "gemv":
-            made = Arrays.of(blocks_of(wide, MOST_COLUMNS))
+        if way.kind == "gemv":  # in order: it reads from memory
+            made = Arrays.of(blocks_of(wide, MOST_COLUMNS, span=1))
             return made._replace(value=made.value.to(weight.dtype))
         return Arrays.of(blocks_of(wide, way.block))
 
@@ -226,17 +226,13 @@ class SparseConv2d(Sparse):
         """The arrays of a way, from the dense weight as a matrix.
 
         Raises:
-            SparseError: no such tile was compiled, or the convolution is not a direct one.
+            SparseError: the tile does not fit the registers, or its offsets 16 bits.
         """
         if way.kind != "direct":
             return super().made(weight, way)
-        found, tile = library(), Tile(way.rows, way.tiles)
-        short = found.short if isinstance(found, Library) else 0
-        blocks = (
-            direct_of(weight.float(), way.block, self.geometry, tile, short)
-            if tile in TILES
-            else None
-        )
+        tile = Tile(way.rows, way.tiles)
+        fits = 0 < tile.rows * tile.vectors <= MOST_VECTORS
+        blocks = direct_of(weight.float(), way.block, self.geometry, tile) if fits else None
         if blocks is None:
             raise SparseError(f"{way} is no way of {self.geometry}", "one that `ways` lists")
         return Arrays.of(blocks)

@@ -36,14 +36,14 @@ def _linear(  # noqa: PLR0917 - an operator's schema is positional
     kind: str,
     tiles: int,
 ) -> Tensor:
-    rows, columns, block = sizes
+    rows, columns, *rest = sizes
     flat, ending = x.contiguous().view(-1, columns), Ending(bias).wide
     if kind == "tiles":
         flat = flat.float()  # bfloat16 is multiplied in float32, and rounded once at the end
     if kind == "mask":
         y = gemv(Bits(value, column, pointer, (rows, columns)), flat[0], ending)
     else:
-        blocks = Blocks(value, column, pointer, (rows, columns, block))
+        blocks = Blocks(value, column, pointer, (rows, columns, rest[0], rest[1]))
         one = kind == "gemv"
         y = gemv(blocks, flat[0], ending) if one else linear(blocks, flat, ending, tiles=tiles)
     return y.view(*x.shape[:-1], rows).to(x.dtype)
@@ -65,7 +65,7 @@ def _conv2d(  # noqa: PLR0917 - as above
 ) -> Tensor:
     residual = None if residual is None else residual.contiguous()
     y = conv2d(
-        Blocks(value, column, pointer, (sizes[0], sizes[1], sizes[2])),
+        Blocks(value, column, pointer, (sizes[0], sizes[1], sizes[2], sizes[3])),
         x.contiguous().float(),
         geometry_of(geometry),
         Ending(bias, residual, _NAMES[activation]).wide,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,8 +26,21 @@ def conv2d(weight: Tensor, x: Tensor, geometry: Geometry, ending: Ending) -> Ten
     )
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda y: functional.gelu(y, approximate="tanh"),
+    "silu": functional.silu,
+    "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
 def _ended(y: Tensor, ending: Ending) -> Tensor:
-    y = y if ending.residual is None else y + ending.residual
-    if ending.activation == "relu":
-        return y.relu()
-    return functional.relu6(y) if ending.activation == "relu6" else y
+    activation = ACTIVATIONS[ending.activation]
+    if ending.residual is None:
+        return activation(y)
+    return activation(y) + ending.residual if ending.late else activation(y + ending.residual)

@@ -2,11 +2,19 @@
 
 from excise.sparse.kernels.geometry import Geometry
 from excise.sparse.kernels.library import Library, Missing, library
-from excise.sparse.kernels.matrix import TILES, Bits, Blocks, Tile, bits_of, blocks_of, direct_of
+from excise.sparse.kernels.matrix import (
+    MOST_VECTORS,
+    Bits,
+    Blocks,
+    Tile,
+    bits_of,
+    blocks_of,
+    direct_of,
+)
 from excise.sparse.kernels.product import Ending, conv2d, gemv, linear
 
 __all__ = [
-    "TILES",
+    "MOST_VECTORS",
     "Bits",
     "Blocks",
     "Ending",

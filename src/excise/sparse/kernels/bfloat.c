@@ -5,7 +5,7 @@
 
 typedef struct {
     const uint16_t *value, *index;
-    const uint32_t *pointer;
+    const uint32_t *pointer; /* as in common.h: rows + 1, then which row stands at each place */
     int64_t rows;
 } short_matrix;
 
@@ -58,8 +58,9 @@ static inline float picked(const uint16_t *value, const uint16_t *index, int64_t
 int excise_gemv_short(const short_matrix *a, const float *x, float *y, const finish *f,
                       int64_t threads) {
 #pragma omp parallel for num_threads((int)threads) if (threads > 1) schedule(static)
-    for (int64_t m = 0; m < a->rows; m++) {
-        const uint32_t from = a->pointer[m], count = a->pointer[m + 1] - from;
+    for (int64_t i = 0; i < a->rows; i++) {
+        const uint32_t from = a->pointer[i], count = a->pointer[i + 1] - from;
+        const uint32_t m = a->pointer[a->rows + 1 + i];
         finished(picked(a->value + from, a->index + from, count, x), m, y, f);
     }
     return 0;

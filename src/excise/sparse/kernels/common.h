@@ -2,10 +2,13 @@
  * vector extensions of GCC and clang: compiled once for each instruction set (compile.py), chosen when
  * loaded (library.py). Knows nothing of torch.
  *
- * A weight is kept in blocks of columns. For block b and row m, the nonzero values stand at
- * pointer[b * rows + m] up to pointer[b * rows + m + 1] of `value`, and `index` says which row of
- * the dense tile each is multiplied with. The tile of outputs lies in registers, the block of the
- * dense operand in the first-level cache; that is the whole idea.
+ * A weight is kept in blocks of columns. Within a block, and within each span of so many rows, the rows
+ * stand in the order of how many values they have, so that the end of a loop over them can be
+ * predicted. For block b and place i, the values stand at pointer[b * rows + i] up to
+ * pointer[b * rows + i + 1] of `value`, and `index` says which row of the dense tile each is
+ * multiplied with; which row of the weight that is stands at order[b * rows + i], behind the
+ * pointers. The tile of outputs lies in registers, the block of the dense operand in the first-level
+ * cache; that is the whole idea.
  */
 
 #ifndef EXCISE_COMMON_H
@@ -20,6 +23,7 @@
 #include <immintrin.h>
 #elif defined(__AVX2__)
 #define LANES 8 /* a 64-byte vector type would be split badly here */
+#include <immintrin.h>
 #else
 #define LANES 4
 #endif
@@ -30,43 +34,26 @@ typedef int32_t bits __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 #define HIDDEN __attribute__((visibility("hidden"))) /* shared by the files, not by libraries */
 
 enum { MOST_TILES = 8, ALIGNMENT = 64 };
-enum { PLAIN = 0, RELU = 1, RELU6 = 2 };
+enum { PLAIN, RELU, RELU6, GELU, GELU_TANH, SILU, HARDSWISH, SIGMOID, TANH };
 
 typedef struct {
     const float *value;
     const uint16_t *index;
     const uint32_t *pointer;
     int64_t rows, depth, block; /* of the weight; columns in a block */
+    int64_t span;               /* rows are sorted within so many */
 } matrix;
 
 typedef struct { /* what happens to an output before it is written */
     const float *bias;     /* one for each row, or null */
     const float *residual; /* laid out as the output, or null */
     int64_t activation;
+    int64_t late; /* the residual is added after the activation, not before */
 } finish;
 
 static inline vec splat(float x) { return x + (vec){0}; }
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
-
-/* A comparison gives all ones or all zeros in each lane; a NaN compares as false, and stays. */
-static inline vec activated(vec x, int64_t activation) {
-    if (activation != PLAIN) {
-        x = (vec)((bits)x & ~(bits)(x < (vec){0}));
-        if (activation == RELU6) {
-            const vec six = splat(6.0f);
-            const bits over = (bits)(x > six);
-            x = (vec)(((bits)six & over) | ((bits)x & ~over));
-        }
-    }
-    return x;
-}
-
-static inline float activated_one(float x, int64_t activation) {
-    if (activation != PLAIN && x < 0.0f) x = 0.0f;
-    if (activation == RELU6 && x > 6.0f) x = 6.0f;
-    return x;
-}
 
 /* Scratch memory of a thread; null when there is none, and then nothing is computed. */
 static inline void *scratch(size_t bytes) {
@@ -82,6 +69,9 @@ typedef struct {
     int64_t tiles, in_place, threads; /* vectors in a tile; read the operand where it is */
 } product;
 
+/* Values of `in_place`: never, for whole tiles, or always, as the buffer goes on behind each row. */
+enum { PACKED, WHOLE, SLACK };
+
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
 typedef struct {
@@ -90,10 +80,18 @@ typedef struct {
     int64_t out_y, out_x;
 } window;
 
-/* How many pieces rows are split into, so that every thread has a piece of the output. */
-static inline int64_t pieces(int64_t tiles, int64_t threads, int64_t rows) {
+static inline int64_t parts_of(const matrix *a) { return (a->depth + a->block - 1) / a->block; }
+
+/* Which rows of the weight stand at the places of a block. */
+static inline const uint32_t *order_of(const matrix *a, int64_t part) {
+    return a->pointer + parts_of(a) * a->rows + 1 + part * a->rows;
+}
+
+/* How many spans of rows a piece of the output has, so that every thread gets a piece. */
+static inline int64_t rows_of_piece(const matrix *a, int64_t tiles, int64_t threads) {
     const int64_t wanted = tiles >= threads ? 1 : (threads + tiles - 1) / tiles;
-    return at_most(wanted, (rows + 15) / 16);
+    const int64_t spans = (a->rows + a->span - 1) / a->span;
+    return (spans + wanted - 1) / wanted * a->span;
 }
 
 #endif

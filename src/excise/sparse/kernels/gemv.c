@@ -48,9 +48,9 @@ static inline float picked(const float *value, const uint16_t *index, int64_t co
 /* y = weight times x for one x; a single block of columns, so that `index` is the column. */
 int excise_gemv(const matrix *a, const float *x, float *y, const finish *f, int64_t threads) {
 #pragma omp parallel for num_threads((int)threads) if (threads > 1) schedule(static)
-    for (int64_t m = 0; m < a->rows; m++) {
-        const uint32_t from = a->pointer[m], count = a->pointer[m + 1] - from;
-        finished(picked(a->value + from, a->index + from, count, x), m, y, f);
+    for (int64_t i = 0; i < a->rows; i++) {
+        const uint32_t from = a->pointer[i], count = a->pointer[i + 1] - from;
+        finished(picked(a->value + from, a->index + from, count, x), order_of(a, 0)[i], y, f);
     }
     return 0;
 }

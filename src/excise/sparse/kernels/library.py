@@ -21,7 +21,7 @@ class Matrix(Structure):
 
     _fields_ = [
         ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p),
-        ("rows", c_int64), ("depth", c_int64), ("block", c_int64),
+        ("rows", c_int64), ("depth", c_int64), ("block", c_int64), ("span", c_int64),
     ]  # fmt: skip
 
 
@@ -45,7 +45,9 @@ class ShortMatrix(Structure):
 class Finish(Structure):
     """`finish` of common.h."""
 
-    _fields_ = [("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64)]
+    _fields_ = [
+        ("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64), ("late", c_int64),
+    ]  # fmt: skip
 
 
 class Product(Structure):
@@ -75,14 +77,12 @@ class Library(NamedTuple):
     Attributes:
         name: "v4" for AVX-512, "v3" for AVX2, "base".
         lanes: floats in a vector.
-        short: floats in a vector of the direct convolution.
         code: the loaded library.
         dots: whether it multiplies pairs of bfloat16 in one step here.
     """
 
     name: str
     lanes: int
-    short: int
     code: Any
     dots: bool = False
 
@@ -143,11 +143,10 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     ]  # fmt: skip
     for kernel in (
         "spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "gemv_short", "gemv_mask_short",
-        "lanes", "short", "dots",
+        "lanes", "dots",
     ):  # fmt: skip
         getattr(code, f"excise_{kernel}").restype = c_int
-    dots = bool(code.excise_dots())
-    return Library(name, int(code.excise_lanes()), int(code.excise_short()), code, dots)
+    return Library(name, int(code.excise_lanes()), code, bool(code.excise_dots()))
 
 
 def _share_threads() -> None:

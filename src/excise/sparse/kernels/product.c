@@ -1,5 +1,6 @@
 /* Sparse weight times dense operand: of 1x1 convolutions, and of linear layers. */
 
+#include "activation.h"
 #include "block.h"
 
 /* Rows of a channel-major operand: `valid` floats each, zeros up to `wide`. */
@@ -81,17 +82,18 @@ int excise_spmm(const matrix *a, const product *p, const finish *f) {
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < s.units; unit++) {
             if (failed) continue;
-            const int64_t image = unit / s.split / s.across, n = unit / s.split % s.across * s.wide;
+            const int64_t image = unit / s.split / s.across, at = unit / s.split % s.across;
+            const int64_t n = tile_start(&s, at);
             const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
-            const int64_t valid = at_most(s.wide, p->columns - n);
+            const int64_t valid = at_most(tile_start(&s, at + 1), p->columns) - n;
             const int vectors = (int)((valid + LANES - 1) / LANES);
             const float *x = p->x + image * p->x_image + n;
             tile w = {.partial = partial, .out = p->y + image * p->y_image + n,
-                      .out_pitch = p->y_pitch, .valid = valid,
+                      .out_pitch = p->y_pitch, .high = 1, .across = vectors, .valid = valid,
                       .residual = f->residual ? f->residual + image * p->y_image + n : NULL};
             for (int64_t part = 0; part < s.blocks; part++) {
                 const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
-                if (p->in_place && valid == vectors * LANES) {
+                if (p->in_place == SLACK || (p->in_place && valid == vectors * LANES)) {
                     w.b = x + k * p->x_pitch;
                     w.pitch = p->x_pitch;
                 } else {
@@ -121,14 +123,17 @@ int excise_linear(const matrix *a, const product *p, const finish *f) {
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < s.units; unit++) {
             if (failed) continue;
-            const int64_t n = unit / s.split * s.wide, valid = at_most(s.wide, p->columns - n);
+            const int64_t at = unit / s.split, n = tile_start(&s, at);
+            const int64_t valid = at_most(tile_start(&s, at + 1), p->columns) - n;
             const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
             const int vectors = (int)((valid + LANES - 1) / LANES);
             const int64_t pitch = vectors * LANES;
-            const finish inner = {f->bias, NULL, f->residual ? PLAIN : f->activation};
+            const int after = f->residual && !f->late; /* the activation waits for the residual */
+            const finish inner = {.bias = f->bias, .activation = after ? PLAIN : f->activation};
+            const finish outer = {.activation = after ? f->activation : PLAIN};
             /* the last block writes into `partial` itself, which is turned into the output */
             tile w = {.b = dense, .pitch = pitch, .partial = partial, .out = partial - from * pitch,
-                      .out_pitch = pitch, .valid = pitch};
+                      .out_pitch = pitch, .high = 1, .across = vectors, .valid = pitch};
             for (int64_t part = 0; part < s.blocks; part++) {
                 const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
                 turned(p->x + n * p->x_pitch + k, p->x_pitch, valid, depth, dense, pitch, pitch);
@@ -138,12 +143,13 @@ int excise_linear(const matrix *a, const product *p, const finish *f) {
             }
             turned(partial, pitch, to - from, valid, p->y + n * p->y_pitch + from, p->y_pitch,
                    to - from);
-            if (f->residual)
-                for (int64_t i = n; i < n + valid; i++)
-                    for (int64_t m = from; m < to; m++) {
-                        const int64_t place = i * p->y_pitch + m;
-                        p->y[place] = activated_one(p->y[place] + f->residual[place], f->activation);
-                    }
+            for (int64_t i = n; f->residual && i < n + valid; i++)
+                for (int64_t m = from; m < to; m += LANES) {
+                    const int64_t place = i * p->y_pitch + m, left = at_most(LANES, to - m);
+                    float sum[LANES] = {0};
+                    memcpy(sum, p->y + place, 4 * left);
+                    ended_to(p->y + place, load(sum), f->residual + place, &outer, left);
+                }
         }
         free(dense);
         free(partial);

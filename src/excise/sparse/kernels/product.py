@@ -21,15 +21,29 @@ from excise.sparse.kernels.library import (
 )
 from excise.sparse.kernels.matrix import Bits, Blocks, Tile
 
-ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
+ACTIVATIONS = {
+    name: number
+    for number, name in enumerate(
+        ("none", "relu", "relu6", "gelu", "gelu_tanh", "silu", "hardswish", "sigmoid", "tanh")
+    )
+}
+"""As common.h numbers them."""
 
 
 class Ending(NamedTuple):
-    """What happens to each output before it is written: `activation(y + bias + residual)`."""
+    """What happens to each output before it is written: `activation(y + bias + residual)`.
+
+    Attributes:
+        bias: one for each row.
+        residual: laid out as the output.
+        activation: a name of `ACTIVATIONS`.
+        late: the residual is added after the activation: `activation(y + bias) + residual`.
+    """
 
     bias: Tensor | None = None
     residual: Tensor | None = None
     activation: str = "none"
+    late: bool = False
 
     @property
     def wide(self) -> Ending:
@@ -42,7 +56,7 @@ class Ending(NamedTuple):
         """For the kernels; the tensors have to live as long."""
         bias = None if self.bias is None else self.bias.data_ptr()
         residual = None if self.residual is None else self.residual.data_ptr()
-        return Finish(bias, residual, ACTIVATIONS[self.activation])
+        return Finish(bias, residual, ACTIVATIONS[self.activation], int(self.late))
 
 
 def linear(a: Blocks, x: Tensor, ending: Ending, *, tiles: int) -> Tensor:

@@ -3,7 +3,7 @@
 #ifndef EXCISE_ROW_H
 #define EXCISE_ROW_H
 
-#include "common.h"
+#include "activation.h"
 
 enum { AHEAD = 2048 }; /* bytes of a weight that are asked for before they are needed */
 
@@ -14,8 +14,7 @@ static inline void ask_for(const void *p) {
 /* Output m: bias, residual and activation on top. */
 static inline void finished(float total, int64_t m, float *y, const finish *f) {
     if (f->bias) total += f->bias[m];
-    if (f->residual) total += f->residual[m];
-    y[m] = activated_one(total, f->activation);
+    y[m] = ended_one(total, f->residual ? f->residual + m : NULL, f);
 }
 
 #endif

@@ -3,13 +3,13 @@
 #include "block.h"
 
 /* An image with zeros around it, so that windows need no bounds. */
-static void padded(const float *x, const window *g, float *to) {
+static void padded(const float *x, int64_t plane, const window *g, float *to) {
     const int64_t high = g->height + 2 * g->pad_y, wide = g->width + 2 * g->pad_x;
     if (g->pad_y || g->pad_x) memset(to, 0, 4 * g->channels * high * wide);
     for (int64_t c = 0; c < g->channels; c++)
         for (int64_t y = 0; y < g->height; y++)
             memcpy(to + (c * high + y + g->pad_y) * wide + g->pad_x,
-                   x + (c * g->height + y) * g->width, 4 * g->width);
+                   x + c * plane + y * g->width, 4 * g->width);
 }
 
 /* Rows k0 up to k0 + depth of the unfolded image, at output positions n up to n + valid. */
@@ -43,7 +43,7 @@ int excise_conv(const matrix *a, const product *p, const window *g, const finish
     float *image = scratch(4 * g->channels * high * broad);
     int failed = image == NULL;
     for (int64_t i = 0; i < p->images && !failed; i++) {
-        padded(p->x + i * p->x_image, g, image);
+        padded(p->x + i * p->x_image, p->x_pitch, g, image);
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
         {
             float *dense = scratch(4 * a->block * s.wide), *partial = scratch(4 * s.each * s.wide);
@@ -51,12 +51,14 @@ int excise_conv(const matrix *a, const product *p, const window *g, const finish
 #pragma omp for schedule(dynamic)
             for (int64_t unit = 0; unit < s.units; unit++) {
                 if (failed) continue;
-                const int64_t n = unit / s.split * s.wide, valid = at_most(s.wide, columns - n);
+                const int64_t at = unit / s.split, n = tile_start(&s, at);
+                const int64_t valid = at_most(tile_start(&s, at + 1), columns) - n;
                 const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
                 const int vectors = (int)((valid + LANES - 1) / LANES);
                 const int64_t pitch = vectors * LANES;
                 tile w = {.b = dense, .pitch = pitch, .partial = partial,
-                          .out = p->y + i * p->y_image + n, .out_pitch = columns, .valid = valid,
+                          .out = p->y + i * p->y_image + n, .out_pitch = p->y_pitch, .high = 1, .across = vectors,
+                          .valid = valid,
                           .residual = f->residual ? f->residual + i * p->y_image + n : NULL};
                 for (int64_t part = 0; part < s.blocks; part++) {
                     const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
