@@ -14,13 +14,15 @@ from excise.errors import SparseError
 from excise.sparse.kernels import (
     MOST_VECTORS,
     Blocks,
+    Borrowed,
     Geometry,
-    Library,
+    Missing,
     Tile,
+    available,
     bits_of,
     blocks_of,
     direct_of,
-    library,
+    rows_of,
 )
 from excise.sparse.kernels.matrix import MOST_COLUMNS
 from excise.sparse.op import sparse_conv2d, sparse_linear
@@ -34,7 +36,8 @@ class Way(NamedTuple):
 
     Attributes:
         kind: "tiles"; "gemv" or "mask" where a linear layer reads a single row, and tiles where it
-            reads more; "direct" for a convolution without unfolding; "dense".
+            reads more; "direct" for a convolution without unfolding; "torch" for the product that
+            torch carries, where there are no kernels; "dense".
         tiles: vectors of the output that are held in registers; of each row, if direct.
         block: columns of the weight that are worked on at once; channels, if direct.
         in_place: a 1x1 convolution reads its input where it is.
@@ -46,6 +49,9 @@ class Way(NamedTuple):
     block: int = 128
     in_place: bool = False
     rows: int = 0
+
+
+LENT = Way("torch", 0)
 
 
 class Arrays(NamedTuple):
@@ -115,7 +121,17 @@ class Sparse(nn.Module):
             return False
         if torch.compiler.is_compiling():  # which cannot ask the machine
             return bool(self._ready)
-        return isinstance(library(), Library)
+        return self._suited()
+
+    def _suited(self) -> bool:
+        """Whether anything here runs it; a way that was found on another machine gives way."""
+        found = available()
+        if isinstance(found, Missing):
+            return False
+        lent = isinstance(found, Borrowed)
+        if lent != (self.way.kind == "torch"):
+            self.way = LENT if lent else Way()
+        return True
 
     def arrays(self, way: Way) -> Arrays:
         """What the kernels read; made again when the values change."""
@@ -130,6 +146,8 @@ class Sparse(nn.Module):
 
     def made(self, weight: Tensor, way: Way) -> Arrays:
         """The arrays of a way, from the dense weight as a matrix."""
+        if way.kind == "torch":
+            return Arrays(*rows_of(weight.float()))
         return Arrays.of(blocks_of(weight.float(), way.block))
 
     def forget(self) -> None:
@@ -183,14 +201,15 @@ class SparseLinear(Sparse):
         if way.kind == "gemv":  # in order: it reads from memory
             made = Arrays.of(blocks_of(wide, MOST_COLUMNS, span=1))
             return made._replace(value=made.value.to(weight.dtype))
-        return Arrays.of(blocks_of(wide, way.block))
+        return super().made(weight, way)
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
         if not self.native(x) or x.numel() == 0:
             return functional.linear(x, self.weight(), self.bias)
         alone = x.numel() == self.shape[1]
-        way = self.way if alone else self.way._replace(kind="tiles")
+        only = self.way.kind in {"gemv", "mask"} and not alone
+        way = self.way._replace(kind="tiles") if only else self.way
         value, column, pointer, sizes = self.arrays(way)
         out: Tensor = sparse_linear(
             x, value, column, pointer, self.bias, sizes, way.kind, way.tiles

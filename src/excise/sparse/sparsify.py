@@ -16,7 +16,7 @@ from excise.graph import trace
 from excise.measure import Speedup, speedup
 from excise.measure.latency import evaluated
 from excise.sparse.fold import folded, norms_after
-from excise.sparse.kernels import Library, library
+from excise.sparse.kernels import Borrowed, Missing, available
 from excise.sparse.layer import KINDS, Sparse, SparseConv2d, SparseLinear
 from excise.sparse.tune import Timing, timed
 from excise.units import milliseconds
@@ -39,7 +39,7 @@ class Sparsified:
         folded: names of the batch norms that went into a sparse layer before them.
         speedup: of the whole model, both timed in turn; None if no layer was swapped.
         worst: relative difference of the outputs on the example.
-        why: if nothing was swapped, the reason.
+        why: nothing was swapped, or layers run by torch's own product and not by ours.
     """
 
     model: nn.Module
@@ -57,7 +57,9 @@ class Sparsified:
             f"{milliseconds(t.sparse_ms):>9}  {'sparse' if t.name in self.swapped else 'dense'}"
             for t in self.timings
         ]
-        return "\n".join([*lines, str(self.speedup or f"nothing swapped: {self.why}")])
+        if self.speedup is None:
+            return "\n".join([*lines, f"nothing swapped: {self.why}"])
+        return "\n".join([*lines, str(self.speedup), *([self.why] if self.why else [])])
 
 
 def sparsify(
@@ -89,8 +91,8 @@ def sparsify(
         raise SparseError(f"a {type(model).__name__} is no module", "an nn.Module")
     if not isinstance(min_zeros, (int, float)) or not 0 <= min_zeros <= 1:
         raise SparseError(f"min_zeros={min_zeros!r}", "a share of zeros in [0, 1]")
-    found = library()
-    if not isinstance(found, Library):
+    found = available()
+    if isinstance(found, Missing):
         return Sparsified(plain(model), why=f"no kernels: {found.why}")
     small = plain(model).eval()  # the example runs on it, and timing does
     norms = _norms(small, inputs, kwargs)
@@ -111,7 +113,8 @@ def sparsify(
     for name, module in small.named_modules():
         module.training = modes.get(name, model.training)
     gone = tuple(norm for name, norm in norms.items() if name in swaps)
-    return Sparsified(small, tuple(timings), tuple(swaps), gone, gained, worst)
+    why = f"by torch's own sparse product: {found.why}" if isinstance(found, Borrowed) else ""
+    return Sparsified(small, tuple(timings), tuple(swaps), gone, gained, worst, why)
 
 
 def _norms(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, str]:

@@ -93,15 +93,21 @@ class Missing(NamedTuple):
     why: str
 
 
+def wanted() -> str:
+    """Which kernels the surroundings ask for; empty for the fastest."""
+    return os.environ.get("EXCISE_KERNELS", "")
+
+
 @functools.cache
 def library() -> Library | Missing:
     """The fastest kernels that this machine runs; chosen once.
 
-    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none.
+    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none, "torch" for
+    what torch carries instead.
     """
-    asked = os.environ.get("EXCISE_KERNELS", "")
-    if asked == "none":
-        return Missing("EXCISE_KERNELS=none")
+    asked = wanted()
+    if asked in {"none", "torch"}:
+        return Missing(f"EXCISE_KERNELS={asked}")
     if not (FOLDER / "libexcise-base.so").exists():
         return Missing("they were not compiled: install excise where there is a C compiler")
     _share_threads()
