@@ -106,6 +106,13 @@ class Sparse(nn.Module):
         flat = self.value.new_zeros(count).masked_scatter(there, self.value)
         return flat.view(self.shape)
 
+    def _lend(self, made: nn.Linear | nn.Conv2d) -> None:
+        """Give a dense layer without tensors a copy of this one's."""
+        weight = self.weight().detach()
+        made.weight = nn.Parameter(weight, requires_grad=self.value.requires_grad)
+        made.bias = copy.deepcopy(self.bias)
+        made.train(self.training)
+
     def native(self, x: Tensor) -> bool:
         """Whether the kernels take this input, and exist.
 
@@ -167,6 +174,11 @@ class Sparse(nn.Module):
         return self.__dict__ | {"_ready": {}}
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weight."""
+        return self.value.dtype
+
+    @property
     def zeros(self) -> float:
         """Share of the weights that are zero."""
         return 1 - self.value.numel() / max(1, int(np.prod(self.shape)))
@@ -187,6 +199,12 @@ class SparseLinear(Sparse):
     def of(cls, layer: nn.Linear) -> SparseLinear:
         """From a dense layer, which is not touched."""
         return cls(layer.weight, layer.bias)
+
+    def dense(self) -> nn.Linear:
+        """The dense layer that it stands for, with tensors of its own."""
+        made = nn.Linear(self.shape[1], self.shape[0], bias=False, device="meta")
+        self._lend(made)
+        return made
 
     def made(self, weight: Tensor, way: Way) -> Arrays:
         """The arrays of a way, from the dense weight.
@@ -240,6 +258,13 @@ class SparseConv2d(Sparse):
             raise SparseError(what, "one group, and zeros as padding")
         pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         return cls(layer.weight, layer.bias, Geometry(*[(int(a), int(b)) for a, b in pairs]))
+
+    def dense(self) -> nn.Conv2d:
+        """The dense layer that it stands for, with tensors of its own."""
+        rows, channels = self.shape[:2]
+        made = nn.Conv2d(channels, rows, *self.geometry, bias=False, device="meta")
+        self._lend(made)
+        return made
 
     def made(self, weight: Tensor, way: Way) -> Arrays:
         """The arrays of a way, from the dense weight as a matrix.
