@@ -13,9 +13,12 @@ from excise.sparse.kernels import (
     bits_of,
     blocks_of,
     conv2d,
+    depthwise,
     direct_of,
     gemv,
+    largest,
     linear,
+    mean,
 )
 
 LINEARS = [  # rows, columns, tokens, block, tiles
@@ -28,6 +31,11 @@ CONVS = [  # images, channels, high, wide, rows, kernel, stride, padding, dilati
     (1, 4, 8, 8, 3, 3, 1, 0, 1), (1, 3, 11, 40, 4, 7, 2, 3, 1), (3, 2, 5, 6, 3, 2, 1, 1, 1),
 ]  # fmt: skip
 TILES = (Tile(1, 1), Tile(1, 8), Tile(2, 4), Tile(3, 2), Tile(8, 1))
+PLANES = [  # images, channels, high, wide, kernel, stride, padding, dilation
+    (1, 3, 9, 9, 3, 1, 1, 1), (2, 5, 14, 15, 3, 2, 1, 1), (1, 2, 40, 37, 5, 1, 2, 1),
+    (1, 4, 23, 20, 5, 2, 2, 1), (1, 3, 17, 33, 7, 1, 3, 1), (2, 3, 12, 9, 3, 1, 2, 2),
+    (1, 2, 10, 50, 2, 3, 0, 1), (3, 4, 7, 7, 3, 1, 1, 1), (1, 1, 1, 1, 1, 1, 0, 1),
+]  # fmt: skip
 _CLOSE = 1e-5  # of the sum of magnitudes that went into an output
 
 
@@ -96,3 +104,22 @@ def check_conv(  # noqa: PLR0917 - a row of the table above
             direct = direct_of(weight, 2, geometry, tile)
             assert direct is not None
             agree(conv2d(direct, x, geometry, ending, tile=tile), wanted, size)
+
+
+def check_planes(  # noqa: PLR0917 - a row of the table above
+    images: int, channels: int, high: int, wide: int,
+    kernel: int, stride: int, padding: int, dilation: int,
+) -> None:  # fmt: skip
+    """One geometry: depthwise with every ending, the largest of each window, the mean."""
+    geometry = Geometry(*[(n, n) for n in (kernel, stride, padding, dilation)])
+    weight, x = torch.randn(channels, 1, kernel, kernel), torch.randn(images, channels, high, wide)
+    plain = reference.depthwise(weight, x, geometry, Ending())
+    size = float(reference.depthwise(weight.abs(), x.abs(), geometry, Ending()).max())
+    for ending in endings(plain, channels):
+        wanted = reference.depthwise(weight, x, geometry, ending)
+        agree(depthwise(weight, x, geometry, ending), wanted, size)
+    agree(mean(x), reference.mean(x), float(x.abs().max()))
+    if 2 * padding <= kernel:
+        x[0, 0, 0, 0] = float("nan")
+        found, wanted = largest(x, geometry), reference.largest(x, geometry)
+        assert torch.equal(found.nan_to_num(7), wanted.nan_to_num(7))

@@ -27,7 +27,16 @@ from excise.sparse.kernels import (
 )
 from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler, sources
 from excise.sparse.kernels.library import FOLDER, _loaded
-from tests.sparse.case import CONVS, LINEARS, check_conv, check_gemv, check_linear, sparse
+from tests.sparse.case import (
+    CONVS,
+    LINEARS,
+    PLANES,
+    check_conv,
+    check_gemv,
+    check_linear,
+    check_planes,
+    sparse,
+)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -59,6 +68,8 @@ def test_kernels_agree_with_torch(instructions: str, threads: int) -> None:
             check_gemv(case[0], case[1])
         for conv in CONVS:
             check_conv(*conv)
+        for planes in PLANES:
+            check_planes(*planes)
     finally:
         torch.set_num_threads(before)
 
@@ -84,6 +95,18 @@ def test_any_linear_product(sizes: tuple[int, int, int], block: int, tiles: int,
 def test_any_convolution(case: tuple[int, ...]) -> None:
     torch.manual_seed(sum(case))
     check_conv(*case)
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(
+        st.integers(1, 2), st.integers(1, 5), st.integers(9, 40), st.integers(9, 40),
+        st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2),
+    )
+)  # fmt: skip
+def test_any_planes(case: tuple[int, ...]) -> None:
+    torch.manual_seed(sum(case))
+    check_planes(*case)
 
 
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 300), st.integers(0, 99))

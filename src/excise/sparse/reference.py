@@ -26,6 +26,25 @@ def conv2d(weight: Tensor, x: Tensor, geometry: Geometry, ending: Ending) -> Ten
     )
 
 
+def depthwise(weight: Tensor, x: Tensor, geometry: Geometry, ending: Ending) -> Tensor:
+    """`activation(conv(x) + residual)` of x (n, channels, y, x), each channel by itself."""
+    _, stride, padding, dilation = geometry
+    return _ended(
+        functional.conv2d(x, weight, ending.bias, stride, padding, dilation, x.shape[1]), ending
+    )
+
+
+def largest(x: Tensor, geometry: Geometry) -> Tensor:
+    """The largest of each window of x (n, channels, y, x)."""
+    out: Tensor = functional.max_pool2d(x, *geometry)
+    return out
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of each plane of x (n, channels, y, x)."""
+    return x.mean((2, 3))
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda y: y,
     "relu": functional.relu,

@@ -12,7 +12,7 @@ from excise.sparse.kernels.matrix import (
     blocks_of,
     direct_of,
 )
-from excise.sparse.kernels.product import Ending, conv2d, gemv, linear
+from excise.sparse.kernels.product import Ending, conv2d, depthwise, gemv, largest, linear, mean
 
 __all__ = [
     "MOST_VECTORS",
@@ -29,9 +29,12 @@ __all__ = [
     "bits_of",
     "blocks_of",
     "conv2d",
+    "depthwise",
     "direct_of",
     "gemv",
+    "largest",
     "library",
     "linear",
+    "mean",
     "rows_of",
 ]

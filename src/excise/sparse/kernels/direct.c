@@ -7,60 +7,21 @@
  */
 
 #include "block.h"
+#include "image.h"
 
-/* Which floats of a tile's row lie inside of the image, for one column of the kernel. */
-typedef struct {
-    int64_t begin, from, to; /* of the image's row where the tile's row begins; inside: from <= i < to */
-} range;
-
-static range inside(const window *g, int64_t x0, int64_t dx, int64_t wide) {
-    const int64_t step = g->stride_x, begin = x0 * step + dx * g->step_x - g->pad_x;
-    range in = {.begin = begin};
-    in.from = begin < 0 ? at_most(wide, (-begin + step - 1) / step) : 0;
-    in.to = begin < g->width ? at_most(wide, (g->width - begin + step - 1) / step) : 0;
-    if (in.to < in.from) in.to = in.from;
-    return in;
-}
-
-/* One row of the tile: every step-th float of an image's row, zeros outside of it. */
-static inline void thinned(const float *row, range in, int64_t step, int64_t wide, float *to) {
-    row += in.begin;
-#if LANES == 16
-    if (step <= 2) {
-        for (int64_t n = 0; n < wide; n += 16, row += 16 * step) {
-            const int64_t a = in.from - n, b = in.to - n;
-            const uint32_t low = a <= 0 ? 0 : a >= 16 ? 0xffff : (1u << a) - 1;
-            const uint32_t high = b <= 0 ? 0 : b >= 16 ? 0xffff : (1u << b) - 1;
-            const uint32_t there = high & ~low;
-            if (step == 1) {
-                _mm512_store_ps(to + n, _mm512_maskz_loadu_ps((__mmask16)there, row));
-            } else { /* every second bit, and every second float of two vectors */
-                const uint32_t twice = _pdep_u32(there, 0x55555555u);
-                const __m512 one = _mm512_maskz_loadu_ps((__mmask16)twice, row);
-                const __m512 two = _mm512_maskz_loadu_ps((__mmask16)(twice >> 16), row + 16);
-                const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8,
-                                                      6, 4, 2, 0);
-                _mm512_store_ps(to + n, _mm512_permutex2var_ps(one, even, two));
-            }
-        }
-        return;
-    }
-#endif
-    for (int64_t n = 0; n < in.from; n++) to[n] = 0.0f;
-    if (step == 1)
-        memcpy(to + in.from, row + in.from, 4 * (in.to - in.from));
-    else
-        for (int64_t n = in.from; n < in.to; n++) to[n] = row[n * step];
-    for (int64_t n = in.to; n < wide; n++) to[n] = 0.0f;
+/* How many remainders of rows by the stride the kernel reads. */
+static int64_t planes_of(const window *g) {
+    return at_most(g->stride_y, (g->kernel_y - 1) * g->step_y + 1);
 }
 
 /* The channels' part of a tile whose outputs begin at (y0, x0). */
 static void gathered(const float *x, int64_t plane, int64_t channels, const window *g, int64_t y0,
                      int64_t x0, int64_t deep, int64_t wide, float *to) {
-    const int64_t channel = g->kernel_x * g->stride_y * deep * wide;
+    const int64_t planes = planes_of(g), channel = g->kernel_x * planes * deep * wide;
     for (int64_t dx = 0; dx < g->kernel_x; dx++) {
-        const range in = inside(g, x0, dx, wide);
-        for (int64_t py = 0; py < g->stride_y; py++)
+        const int64_t begin = x0 * g->stride_x + dx * g->step_x - g->pad_x;
+        const range in = inside(g->width, begin, g->stride_x, wide);
+        for (int64_t py = 0; py < planes; py++)
             for (int64_t r = 0; r < deep; r++, to += wide) {
                 const int64_t y = (y0 + r) * g->stride_y + py - g->pad_y;
                 const float *row = x + y * g->width;
@@ -68,7 +29,7 @@ static void gathered(const float *x, int64_t plane, int64_t channels, const wind
                     for (int64_t c = 0; c < channels; c++) memset(to + c * channel, 0, 4 * wide);
                 else
                     for (int64_t c = 0; c < channels; c++)
-                        thinned(row + c * plane, in, g->stride_x, wide, to + c * channel);
+                        thinned(row + c * plane, in, g->stride_x, wide, 0.0f, to + c * channel);
             }
     }
 }
@@ -79,7 +40,7 @@ int excise_direct(const matrix *a, const product *p, const window *g, const fini
                   int64_t vectors) {
     const int64_t wide = vectors * LANES, taps = g->kernel_y * g->kernel_x;
     const int64_t deep = rows + (g->kernel_y - 1) * g->step_y / g->stride_y;
-    const int64_t channel = g->kernel_x * g->stride_y * deep * wide, each_block = a->block / taps;
+    const int64_t channel = g->kernel_x * planes_of(g) * deep * wide, each_block = a->block / taps;
     const int64_t blocks = (g->channels + each_block - 1) / each_block;
     const int64_t down = (g->out_y + rows - 1) / rows, across = (g->out_x + wide - 1) / wide;
     const int64_t tiles = p->images * down * across, each = rows_of_piece(a, tiles, p->threads);

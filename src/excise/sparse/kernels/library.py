@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
 _NAMES = ("v4", "v3", "base")  # fastest first
+_KERNELS = (
+    "spmm", "linear", "conv", "direct", "depthwise", "largest", "mean", "gemv", "gemv_mask",
+    "gemv_short", "gemv_mask_short", "lanes", "dots",
+)  # fmt: skip
 _RUNTIMES = r"\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.(?:so|dylib)[^/\s]*"
 
 
@@ -139,6 +143,11 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     code.excise_direct.argtypes = [
         POINTER(Matrix), POINTER(Product), POINTER(Window), POINTER(Finish), c_int64, c_int64,
     ]  # fmt: skip
+    code.excise_depthwise.argtypes = [
+        c_void_p, POINTER(Product), POINTER(Window), POINTER(Finish),
+    ]  # fmt: skip
+    code.excise_largest.argtypes = [POINTER(Product), POINTER(Window)]
+    code.excise_mean.argtypes = [POINTER(Product)]
     code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_short.argtypes = [
@@ -147,10 +156,7 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     code.excise_gemv_mask_short.argtypes = [
         POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64, c_int64,
     ]  # fmt: skip
-    for kernel in (
-        "spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "gemv_short", "gemv_mask_short",
-        "lanes", "dots",
-    ):  # fmt: skip
+    for kernel in _KERNELS:
         getattr(code, f"excise_{kernel}").restype = c_int
     return Library(name, int(code.excise_lanes()), code, bool(code.excise_dots()))
 

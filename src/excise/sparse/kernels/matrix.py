@@ -63,21 +63,22 @@ def blocks_of(weight: Tensor, block: int, span: int = SPAN) -> Blocks:
     """
     rows, columns = weight.shape
     block = max(1, min(block, columns, MOST_COLUMNS))
-    table = weight.detach().numpy()
-    row, column = np.nonzero(table)
     parts = -(-columns // block)
-    counts = np.bincount((column // block) * rows + row, minlength=parts * rows)
-    counts = counts.reshape(parts, rows)
-    order = np.lexsort((-counts, np.broadcast_to(np.arange(rows) // span, counts.shape)), axis=-1)
-    place = np.argsort(order, axis=-1)
+    whole = np.zeros((rows, parts * block), np.float32)
+    whole[:, :columns] = weight.detach().numpy()
+    cube = whole.reshape(rows, parts, block).transpose(1, 0, 2)
+    counts = np.count_nonzero(cube, axis=2)
+    most_first = np.arange(rows) // span * (block + 1) - counts
+    order = np.argsort(most_first, axis=1, kind="stable")
+    arranged = np.take_along_axis(cube, order[:, :, None], 1)
+    there = np.nonzero(arranged)
     pointer = np.zeros(2 * parts * rows + 1, np.int32)
     np.cumsum(np.take_along_axis(counts, order, 1).ravel(), out=pointer[1 : parts * rows + 1])
     pointer[parts * rows + 1 :] = order.ravel()
-    by_place = np.lexsort((column, place[column // block, row], column // block))
-    value = np.zeros(len(row) + _PADDING, np.float32)
-    value[: len(row)] = table[row, column][by_place]
-    index = np.zeros(len(row) + _PADDING, np.uint16)
-    index[: len(row)] = (column % block)[by_place]
+    value = np.zeros(len(there[0]) + _PADDING, np.float32)
+    value[: len(there[0])] = arranged[there]
+    index = np.zeros(len(there[0]) + _PADDING, np.uint16)
+    index[: len(there[0])] = there[2]
     return Blocks(
         torch.from_numpy(value),
         torch.from_numpy(index.view(np.int16)),
@@ -113,12 +114,13 @@ def direct_of(
     """
     (high, wide), (down, _), (step_y, _) = geometry.kernel, geometry.stride, geometry.dilation
     deep = tile.rows + (high - 1) * step_y // down
-    channel = wide * down * deep * tile.vectors
+    planes = min(down, (high - 1) * step_y + 1)
+    channel = wide * planes * deep * tile.vectors
     if channels * channel > MOST_COLUMNS:
         return None
     dy, dx = np.divmod(np.arange(high * wide), wide)
     dy = dy * step_y
-    taps = ((dx * down + dy % down) * deep + dy // down) * tile.vectors
+    taps = ((dx * planes + dy % down) * deep + dy // down) * tile.vectors
     blocks = blocks_of(weight, channels * high * wide, span)
     column = blocks.column.numpy().view(np.uint16).astype(np.int64)
     offset = column // (high * wide) * channel + taps[column % (high * wide)]

@@ -96,13 +96,71 @@ def conv2d(
     if tile is None and geometry.is_product:
         failed = _code().excise_spmm(byref(_matrix(a)), byref(made), byref(finish))
     else:
-        pairs = (n for pair in geometry for n in pair)
-        window = Window(channels, high, wide, *pairs, *out)
+        window = window_of(geometry, (channels, high, wide))
         given = (byref(_matrix(a)), byref(made), byref(window), byref(finish))
         code = _code()
         failed = code.excise_conv(*given) if tile is None else code.excise_direct(*given, *tile)
     _check(failed)
     return y
+
+
+def depthwise(weight: Tensor, x: Tensor, geometry: Geometry, ending: Ending) -> Tensor:
+    """A dense convolution of each channel of x (n, channels, y, x) by itself.
+
+    Args:
+        weight: (channels, 1, y, x). All tensors contiguous, float32, on the CPU.
+        x: the input.
+        geometry: of the convolution.
+        ending: of each output.
+    """
+    made, window, y = _planes(x, geometry)
+    given = (weight.data_ptr(), byref(made), byref(window), byref(ending.struct()))
+    _check(_code().excise_depthwise(*given))
+    return y
+
+
+def largest(x: Tensor, geometry: Geometry) -> Tensor:
+    """The largest of each window of x (n, channels, y, x); nothing lies outside of it."""
+    made, window, y = _planes(x, geometry)
+    _check(_code().excise_largest(byref(made), byref(window)))
+    return y
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of each plane of x (n, channels, y, x): (n, channels)."""
+    y, places = x.new_empty(x.shape[:2]), x.shape[2] * x.shape[3]
+    made = Product(
+        x.data_ptr(),
+        y.numel(),
+        places,
+        0,
+        places,
+        y.data_ptr(),
+        0,
+        0,
+        0,
+        0,
+        torch.get_num_threads(),
+    )
+    _check(_code().excise_mean(byref(made)))
+    return y
+
+
+def _planes(x: Tensor, geometry: Geometry) -> tuple[Product, Window, Tensor]:
+    n, channels, high, wide = x.shape
+    out = geometry.out((high, wide))
+    y, places = x.new_empty(n, channels, *out), out[0] * out[1]
+    made = Product(
+        x.data_ptr(), n, places, channels * high * wide, high * wide,
+        y.data_ptr(), channels * places, places, 0, 0, torch.get_num_threads(),
+    )  # fmt: skip
+    return made, window_of(geometry, (channels, high, wide)), y
+
+
+def window_of(geometry: Geometry, size: tuple[int, int, int]) -> Window:
+    """For the kernels: a geometry on images of (channels, y, x)."""
+    pairs = (n for pair in geometry for n in pair)
+    return Window(*size, *pairs, *geometry.out(size[1:]))
 
 
 def gemv(a: Blocks | Bits, x: Tensor, ending: Ending) -> Tensor:
