@@ -13,9 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from excise import measure
 from excise.budget import DEFAULT_MIN_KEEP, TIMED, Asked, Attempt, timed
+from excise.budget.choose import Options, counted
+from excise.budget.depth import check_branches, check_depth, planned
 from excise.budget.option import check_values, patterns_of, target_of
-from excise.budget.plan import Options, counted, planned
 from excise.calibration import Batch, batches, shown
+from excise.depth import branched
 from excise.errors import InvalidTargetError
 from excise.graph import AxisGraph, trace, traced
 from excise.measure import Speedup
@@ -89,6 +91,7 @@ def prune(
     min_keep: float = DEFAULT_MIN_KEEP,
     protect: str | Iterable[str] = (),
     uniform: bool = False,
+    depth: bool = False,
     verify: bool = True,
     latency: bool = True,
     **kwargs: Any,
@@ -139,6 +142,9 @@ def prune(
         min_keep: least to keep of each group: units if >= 1, else a fraction.
         protect: names or patterns of modules that stay whole.
         uniform: cut repeated layers alike, and stay within what the model's configuration can say.
+        depth: whole residual branches may go as well (calibration data wanted), where that costs
+            less than narrower ones; `excise.branch.branches(graph)` says which can, and why the
+            others can not. `min_keep` does not hold inside a branch that goes.
         verify: prove that removed equals silenced; costs two forward passes in float64.
         latency: measure milliseconds before and after, in turns.
         kwargs: keyword inputs of the model.
@@ -168,7 +174,7 @@ def prune(
     }
     check_bytes("calibration_bytes", calibration_bytes)
     if sparsity is not None or pattern is not None:
-        _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform)
+        _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform, depth=depth)
         with shown() if progress else contextlib.nullcontext():
             zeroed = zero(
                 model,
@@ -189,7 +195,8 @@ def prune(
     example = Batch(inputs, kwargs)
     if budget[0] in TIMED:
         _check_timed(model, example, budget)
-    options = Options(round_to, min_keep, patterns_of(protect), uniform)
+    options = Options(round_to, min_keep, patterns_of(protect), uniform, depth=depth)
+    _check_depth(budget[0], calibration, depth=depth, uniform=uniform)
     with evaluated(model) if budget[0] in TIMED else contextlib.nullcontext():
         graph = trace(model, *inputs, **kwargs)
         check_finite(dict(model.named_parameters()))
@@ -200,6 +207,7 @@ def prune(
             data = batches(calibration, inputs, kwargs, samples=samples)
         with shown() if progress else contextlib.nullcontext():
             scores = scored(model, graph, criterion, data, calibration_bytes)
+            scores = _with_branches(model, graph, scores, data if depth else None)
         check_values(graph, scores)
         attempts: list[Attempt] = []
         if budget[0] in TIMED:
@@ -222,6 +230,25 @@ def prune(
                 rebuilt = rebuild(model, small, made, data, steps=reconstruct)
     report = ranks.first(lambda: _report(model, small, example, attempts, latency=latency))
     return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
+
+
+def _check_depth(name: str, calibration: Any, *, depth: bool, uniform: bool) -> None:
+    """Refuse what stands against removing whole branches, before anything is done."""
+    if depth:
+        check_depth(name, uniform=uniform)
+        if calibration is None:
+            raise InvalidTargetError("depth", "True without data", "calibration data with it")
+
+
+def _with_branches(
+    model: nn.Module, graph: AxisGraph, scores: Scores | Curves, data: list[Batch] | None
+) -> Scores | Curves:
+    """Curves with the costs of branches, if asked for, and not said by a criterion of one's own."""
+    if data is None:
+        return scores
+    if isinstance(scores, Curves) and scores.branches is None:
+        return branched(model, graph, scores, data)
+    return check_branches(scores)
 
 
 def _check_alone(budgets: dict[str, Any], criterion: Any, **options: Any) -> None:

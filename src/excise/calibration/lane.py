@@ -148,7 +148,7 @@ class Lanes:
             ops: the operations of its trace; a batch that leaves this path is refused.
             stops: numbers of operations to stop before.
             keep: numbers of operations whose outputs are kept -> the last stop that wants them.
-            joins: for each batch the first stop that it takes part in, a number among `stops`; it
+            joins: for each batch at which of the stops it begins to take part, counted from 0; it
                 starts when the others go there. By default, all of them start together.
         """
         self._baton = _Baton()
@@ -158,9 +158,9 @@ class Lanes:
         self._errors: list[BaseException | None] = [None] * len(batches)
         self._threads = []
         self._stops, self._turn = sorted(stops), 0
-        self._joins = joins or [-1] * len(batches)
+        self._joins = joins or [0] * len(batches)
         for place, (args, kwargs) in enumerate(batches):
-            own = [number for number in self._stops if number >= self._joins[place]]
+            own = self._stops[self._joins[place] :]
             tape = _Stepper(
                 ops, frozenset(own), keep or {}, functools.partial(self._stop, place), place
             )
@@ -194,7 +194,7 @@ class Lanes:
         Raises:
             ExampleError: a batch does not run, or leaves the traced path.
         """
-        here = self._stops[min(self._turn, len(self._stops) - 1)] if self._stops else 0
+        here = max(0, min(self._turn, len(self._stops) - 1))
         self._turn += 1
         going = [i for i, joins in enumerate(self._joins) if joins <= here]
         for place in going:

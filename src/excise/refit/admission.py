@@ -52,7 +52,6 @@ def needed(graph: AxisGraph, reader: Consumer, rows: int) -> int:
 def joins(
     bytes_of: npt.NDArray[np.float64],
     least: Sequence[int],
-    stops: Sequence[int],
     mine: Share,
     most: int,
 ) -> list[int]:
@@ -64,12 +63,11 @@ def joins(
     Args:
         bytes_of: what a sample holds at each stop.
         least: how many batches have to be there at each stop.
-        stops: numbers of the operations.
         mine: this rank's batches.
         most: bytes that all of them may hold.
 
     Returns:
-        For each batch the number of an operation; one behind the last stop if it never joins.
+        For each batch the place of a stop; as many as there are stops if it never joins.
     """
     order = sorted(
         range(len(mine.places)),
@@ -78,8 +76,8 @@ def joins(
     samples = np.cumsum([mine.sizes[mine.places[i]] for i in order])
     fits = [int((each * samples <= most).sum()) for each in bytes_of]
     behind = np.minimum.accumulate(fits[::-1])[::-1]
-    there = np.maximum.accumulate(np.maximum(behind, least)) if len(stops) else behind
-    found = [stops[-1] + 1 if stops else 0] * len(order)
+    there = np.maximum.accumulate(np.maximum(behind, least)) if fits else behind
+    found = [len(fits)] * len(order)
     for rank, i in enumerate(order):
-        found[i] = next((stop for stop, n in zip(stops, there, strict=True) if n > rank), found[i])
+        found[i] = next((stop for stop, n in enumerate(there) if n > rank), len(fits))
     return found

@@ -17,6 +17,7 @@ from excise.exact import plain
 from excise.graph import traced
 from excise.plan import Plan
 from excise.ranks import jointly, present
+from excise.refit.pair import pair
 from excise.refit.refit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, Repair, Work, check_bytes
 from excise.refit.solve import Solution, relative_error, solve
 from excise.refit.stream import batch_norm_after
@@ -120,7 +121,7 @@ def zero(
         dense.eval()
         zeroed.eval()
         walk = _Walk(dense, zeroed, given[0], METHODS[method], update=method == "admm")
-        guarded = matching(walk.before, patterns)
+        guarded = matching(walk.graphs.before, patterns)
         layers = {n: m for n, m in walk.matrices().items() if shape.fits(m.shape)}
         layers = {name: matrix for name, matrix in layers.items() if name not in guarded}
         if not layers:
@@ -159,19 +160,20 @@ class _Walk(Work):
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(zeroed, first.args, first.kwargs, real=True)
         self.plan = plan_units(before, {})
-        super().__init__(before, after, dense, zeroed, self.plan, rows=DEFAULT_ROWS, weights=True)
+        both = pair(before, after, self.plan)
+        super().__init__(both, dense, zeroed, self.plan, rows=DEFAULT_ROWS, weights=True)
         self.method, self.update = method, update
         self.pattern, self.shares = Pattern.of("unstructured"), dict[str, float]()
         self.done: list[Zero] = []
 
     def matrices(self) -> dict[str, Tensor]:
         """Weight's name -> the weight as (groups, outputs, features)."""
-        every = (consumer for _, consumer in self.pairs.values())
+        every = self.consumers.values()
         return {c.weight: c.matrix(self.tensors[c.weight].detach()) for c in every}
 
     def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Set zeros in one layer, and write it before any batch runs it."""
-        dense, consumer = self.pairs[ours[0].number]
+        consumer = self.consumers[ours[0].number]
         weight = self.tensors[consumer.weight]
         if consumer.weight not in self.shares:
             return Repair(consumer.weight, 0.0, 0.0, None, 0)
@@ -179,7 +181,7 @@ class _Walk(Work):
         norm = batch_norm_after(self.after, consumer) if bias is None else None
         shift = self.mean(norm) if self.update else None
         centred = self.update and (bias is not None or shift is not None)
-        fit, held = self.moments(dense, consumer, theirs, ours)
+        fit, held = self.moments(consumer, theirs, ours)
         count = round(present().add(len(ours))[0])
         matrix = consumer.matrix(weight.detach()).to(fit.xx)
         old = torch.zeros_like(matrix[:, :, 0])
