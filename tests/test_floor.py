@@ -22,7 +22,7 @@ FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("uniform", "plan", "calibration", "scores", "measure"),
     ("budget", "surgery", "exact", "refit", "depth", "zero", "recover"),
     ("verify",),
-    ("files", "report", "prune", "schedule", "shrink", "sparse"),
+    ("sparse", "files", "report", "prune", "schedule", "shrink"),
     ("testing", "demo", "cli", "__main__"),
 )
 LINE = [room for floor in FLOORS for room in floor]

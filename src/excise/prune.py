@@ -28,9 +28,9 @@ from excise.plan import Plan
 from excise.ranks import jointly, present
 from excise.recover import Reconstruction
 from excise.recover import reconstruct as rebuild
-from excise.refit import Refit, refit
+from excise.refit import DEFAULT_HELD_BYTES, Refit, check_bytes, refit
 from excise.report import Report
-from excise.scores import CALIBRATED, Curves, Scores, by_name
+from excise.scores import CALIBRATED, Curves, Scores, by_name, obs
 from excise.scores.probe import distance, outputs, results
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
@@ -100,6 +100,7 @@ def prune(
     pattern: str | None = None,
     calibration: Any = None,
     samples: int = 512,
+    calibration_bytes: int = DEFAULT_HELD_BYTES,
     reconstruct: int = 0,
     progress: bool = False,
     criterion: str | Callable[..., Scores | Curves] | None = None,
@@ -145,6 +146,9 @@ def prune(
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
         samples: use so many of them, over all ranks.
+        calibration_bytes: most bytes that calibration holds at one time beside models and data: of
+            second moments while units are weighed, of activations while layers are refitted. What
+            does not fit is left to another pass, or to batches that join behind wide layers.
         reconstruct: after the refit, train the blocks toward the dense model's for so many steps of
             one batch each (`excise.recover.reconstruct`); no labels, and put back if it does not
             help on batches that were held out. Minutes where the refit takes seconds.
@@ -185,6 +189,7 @@ def prune(
         "speedup": speedup,
         "latency_ms": latency_ms,
     }
+    check_bytes("calibration_bytes", calibration_bytes)
     if sparsity is not None or pattern is not None:
         _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform, depth=depth)
         with shown() if progress else contextlib.nullcontext():
@@ -195,6 +200,7 @@ def prune(
                 pattern=pattern or "unstructured",
                 calibration=calibration,
                 samples=samples,
+                held_bytes=calibration_bytes,
                 method=cast("str | None", criterion),
                 protect=protect,
                 **kwargs,
@@ -217,10 +223,12 @@ def prune(
         if calibration is not None:
             data = batches(calibration, inputs, kwargs, samples=samples)
         with shown() if progress else contextlib.nullcontext():
-            scores = scored(model, graph, criterion, data)
-            scores = _with_branches(model, graph, scores, data if depth else None)
+            scores = scored(model, graph, criterion, data, calibration_bytes)
+            scores = _with_branches(
+                model, graph, scores, data if depth else None, calibration_bytes
+            )
         check_values(graph, scores)
-    work = _Work(model, example, graph, scores, budget, data, verify, progress)
+    work = _Work(model, example, graph, scores, budget, data, verify, progress, calibration_bytes)
     made, rivals = work.best(options)
     rebuilt = None
     if data is not None and reconstruct:
@@ -257,6 +265,7 @@ class _Work:
     data: list[Batch] | None
     verify: bool
     progress: bool
+    held_bytes: int
 
     def best(self, options: Options) -> tuple[_Made, tuple[Rival, ...]]:
         """A plan, carried out; of two, with branches and without, what is less apart.
@@ -294,7 +303,7 @@ class _Work:
             verdict.check()
         if self.data is not None:
             with shown() if self.progress else contextlib.nullcontext():
-                repaired = refit(self.model, small, plan, self.data)
+                repaired = refit(self.model, small, plan, self.data, held_bytes=self.held_bytes)
         return _Made(plan, attempts, small, verdict, repaired)
 
     def timed(self, options: Options) -> list[Attempt]:
@@ -333,13 +342,17 @@ def _check_depth(name: str, calibration: Any, *, depth: bool, uniform: bool) -> 
 
 
 def _with_branches(
-    model: nn.Module, graph: AxisGraph, scores: Scores | Curves, data: list[Batch] | None
+    model: nn.Module,
+    graph: AxisGraph,
+    scores: Scores | Curves,
+    data: list[Batch] | None,
+    held_bytes: int,
 ) -> Scores | Curves:
     """Curves with the costs of branches, if asked for, and not said by a criterion of one's own."""
     if data is None:
         return scores
     if isinstance(scores, Curves) and scores.branches is None:
-        return branched(model, graph, scores, data)
+        return branched(model, graph, scores, data, held_bytes=held_bytes)
     return check_branches(scores)
 
 
@@ -386,8 +399,11 @@ def scored(
     graph: AxisGraph,
     criterion: str | Callable[..., Scores | Curves] | None,
     data: list[Batch] | None,
+    most: int = DEFAULT_HELD_BYTES,
 ) -> Scores | Curves:
     """What a criterion says of a traced model; by default "obs" with data, else "magnitude".
+
+    `obs` holds at most so many bytes of second moments.
 
     Raises:
         InvalidTargetError: no such criterion, or one that needs data without any.
@@ -402,4 +418,6 @@ def scored(
         raise InvalidTargetError("criterion", f"{name!r} without data", "calibration data with it")
     with evaluated(model):  # in eval mode other operations run, but axes have the same names
         seen = traced(model, data[0].args, data[0].kwargs, real=True)  # as data goes through it
+        if score is obs:
+            return obs(model, seen, data, gram_bytes=most)
         return score(model, seen, data)

@@ -11,7 +11,16 @@ import torch
 from excise.sparse.kernels import library as libraries
 from excise.sparse.kernels import product
 from excise.sparse.kernels.library import Library, _loaded
-from tests.sparse.case import CONVS, LINEARS, check_conv, check_gemv, check_linear
+from tests.sparse.case import (
+    CONVS,
+    LINEARS,
+    PLANES,
+    check_conv,
+    check_gemv,
+    check_linear,
+    check_planes,
+)
+from tests.sparse.test_bfloat import check as check_short
 
 
 def main(path: str) -> None:
@@ -28,8 +37,11 @@ def main(path: str) -> None:
     for case in LINEARS:
         check_linear(*case)
         check_gemv(case[0], case[1])
+        check_short(case[0], case[1])
     for conv in CONVS:
         check_conv(*conv)
+    for planes in PLANES:
+        check_planes(*planes)
     sys.stdout.write("clean\n")
 
 

@@ -7,17 +7,18 @@ from torch import Tensor
 
 from excise.sparse import reference
 from excise.sparse.kernels import (
-    TILES,
     Ending,
     Geometry,
-    Library,
+    Tile,
     bits_of,
     blocks_of,
     conv2d,
+    depthwise,
     direct_of,
     gemv,
+    largest,
     linear,
-    product,
+    mean,
 )
 
 LINEARS = [  # rows, columns, tokens, block, tiles
@@ -28,6 +29,12 @@ CONVS = [  # images, channels, high, wide, rows, kernel, stride, padding, dilati
     (1, 3, 9, 9, 5, 3, 1, 1, 1), (2, 16, 14, 14, 33, 3, 2, 1, 1), (1, 8, 20, 13, 17, 5, 1, 2, 2),
     (2, 32, 7, 7, 40, 1, 1, 0, 1), (1, 6, 16, 16, 7, 1, 1, 0, 1), (1, 16, 9, 9, 8, 1, 2, 0, 1),
     (1, 4, 8, 8, 3, 3, 1, 0, 1), (1, 3, 11, 40, 4, 7, 2, 3, 1), (3, 2, 5, 6, 3, 2, 1, 1, 1),
+]  # fmt: skip
+TILES = (Tile(1, 1), Tile(1, 8), Tile(2, 4), Tile(3, 2), Tile(8, 1))
+PLANES = [  # images, channels, high, wide, kernel, stride, padding, dilation
+    (1, 3, 9, 9, 3, 1, 1, 1), (2, 5, 14, 15, 3, 2, 1, 1), (1, 2, 40, 37, 5, 1, 2, 1),
+    (1, 4, 23, 20, 5, 2, 2, 1), (1, 3, 17, 33, 7, 1, 3, 1), (2, 3, 12, 9, 3, 1, 2, 2),
+    (1, 2, 10, 50, 2, 3, 0, 1), (3, 4, 7, 7, 3, 1, 1, 1), (1, 1, 1, 1, 1, 1, 0, 1),
 ]  # fmt: skip
 _CLOSE = 1e-5  # of the sum of magnitudes that went into an output
 
@@ -47,6 +54,8 @@ def endings(like: Tensor, rows: int) -> list[Ending]:
     return [
         Ending(), Ending(bias), Ending(bias, residual), Ending(None, residual, "relu"),
         Ending(bias, None, "relu6"), Ending(bias, residual, "relu6"),
+        Ending(bias, residual, "relu", late=True), Ending(bias, None, "gelu"),
+        Ending(bias, residual, "silu"), Ending(None, residual, "gelu_tanh", late=True),
     ]  # fmt: skip
 
 
@@ -92,13 +101,25 @@ def check_conv(  # noqa: PLR0917 - a row of the table above
             found = conv2d(blocks, x, geometry, ending, tiles=tiles, in_place=in_place)
             agree(found, wanted, size)
         for tile in TILES:
-            direct = direct_of(weight, 2, geometry, tile, _short())
-            assert (direct is None) == (stride > 2 or dilation > 1)
-            if direct is not None:
-                agree(conv2d(direct, x, geometry, ending, tile=tile), wanted, size)
+            direct = direct_of(weight, 2, geometry, tile)
+            assert direct is not None
+            agree(conv2d(direct, x, geometry, ending, tile=tile), wanted, size)
 
 
-def _short() -> int:
-    found = vars(product)["library"]()  # which a test may have replaced
-    assert isinstance(found, Library)
-    return found.short
+def check_planes(  # noqa: PLR0917 - a row of the table above
+    images: int, channels: int, high: int, wide: int,
+    kernel: int, stride: int, padding: int, dilation: int,
+) -> None:  # fmt: skip
+    """One geometry: depthwise with every ending, the largest of each window, the mean."""
+    geometry = Geometry(*[(n, n) for n in (kernel, stride, padding, dilation)])
+    weight, x = torch.randn(channels, 1, kernel, kernel), torch.randn(images, channels, high, wide)
+    plain = reference.depthwise(weight, x, geometry, Ending())
+    size = float(reference.depthwise(weight.abs(), x.abs(), geometry, Ending()).max())
+    for ending in endings(plain, channels):
+        wanted = reference.depthwise(weight, x, geometry, ending)
+        agree(depthwise(weight, x, geometry, ending), wanted, size)
+    agree(mean(x), reference.mean(x), float(x.abs().max()))
+    if 2 * padding <= kernel:
+        x[0, 0, 0, 0] = float("nan")
+        found, wanted = largest(x, geometry), reference.largest(x, geometry)
+        assert torch.equal(found.nan_to_num(7), wanted.nan_to_num(7))

@@ -25,9 +25,18 @@ from excise.sparse.kernels import (
     linear,
     product,
 )
-from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler
+from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler, sources
 from excise.sparse.kernels.library import FOLDER, _loaded
-from tests.sparse.case import CONVS, LINEARS, check_conv, check_gemv, check_linear, sparse
+from tests.sparse.case import (
+    CONVS,
+    LINEARS,
+    PLANES,
+    check_conv,
+    check_gemv,
+    check_linear,
+    check_planes,
+    sparse,
+)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -59,6 +68,8 @@ def test_kernels_agree_with_torch(instructions: str, threads: int) -> None:
             check_gemv(case[0], case[1])
         for conv in CONVS:
             check_conv(*conv)
+        for planes in PLANES:
+            check_planes(*planes)
     finally:
         torch.set_num_threads(before)
 
@@ -86,22 +97,38 @@ def test_any_convolution(case: tuple[int, ...]) -> None:
     check_conv(*case)
 
 
+@settings(max_examples=40)
+@given(
+    st.tuples(
+        st.integers(1, 2), st.integers(1, 5), st.integers(9, 40), st.integers(9, 40),
+        st.integers(1, 5), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2),
+    )
+)  # fmt: skip
+def test_any_planes(case: tuple[int, ...]) -> None:
+    torch.manual_seed(sum(case))
+    check_planes(*case)
+
+
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 300), st.integers(0, 99))
 def test_the_arrays_hold_the_weight(rows: int, columns: int, block: int, seed: int) -> None:
     torch.manual_seed(seed)
     weight = sparse(rows, columns)
-    made = blocks_of(weight, block)
+    span = 1 + seed % 20
+    made = blocks_of(weight, block, span)
     block = made.sizes[2]
     again = torch.zeros_like(weight)
     pointer = made.pointer.tolist()
+    count = -(-columns // block) * rows
     column = made.column.numpy().view(np.uint16).astype(int)
-    for i in range(len(pointer) - 1):
-        part, row = divmod(i, rows)
+    for i in range(count):
+        part, row = i // rows, pointer[count + 1 + i]
+        if i % rows and row // span == pointer[count + i] // span:
+            assert pointer[i + 1] - pointer[i] <= pointer[i] - pointer[i - 1]
         for j in range(pointer[i], pointer[i + 1]):
             assert column[j] < block
             again[row, part * block + column[j]] = made.value[j]
     assert torch.equal(again, weight)
-    assert pointer[-1] == int(torch.count_nonzero(weight))
+    assert made.stored == pointer[count] == int(torch.count_nonzero(weight))
     bits = bits_of(weight)
     raw = np.unpackbits(bits.mask.numpy().view(np.uint8), axis=1, bitorder="little")
     assert np.array_equal(raw[:, :columns].astype(bool), weight.numpy() != 0)
@@ -133,7 +160,7 @@ def test_no_read_or_write_past_a_buffer(name: str, tmp_path: Path) -> None:
     flag = next(iter(t[name] for t in TARGETS.values()))
     path = tmp_path / "asan.so"
     flags = [*FLAGS, flag, "-fsanitize=address", "-g", "-O1", "-shared"]
-    command = [*words, *flags, str(FOLDER / "kernels.c"), "-o", str(path)]
+    command = [*words, *flags, *map(str, sources(FOLDER)), "-o", str(path)]
     assert not subprocess.run(command, check=False).returncode
     ended = subprocess.run(
         [sys.executable, "-m", "tests.sparse.asan", str(path), name],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,11 @@ from excise.calibration import (
     thinned,
     told,
 )
-from excise.errors import CalibrationError
+from excise.errors import CalibrationError, InvalidTargetError
 from excise.graph import traced
 from excise.plan import Plan
 from excise.ranks import jointly, present
+from excise.refit.admission import bytes_at, joins, needed
 from excise.refit.pair import Pair, pair
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.statistic import recalibrate_if_better
@@ -40,6 +41,7 @@ from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 _HELD = 5
 """Of a single batch every so many rows choose the ridge and are not fitted."""
 DEFAULT_ROWS = 4096
+DEFAULT_HELD_BYTES = 3 * 2**29
 
 
 class Repair(NamedTuple):
@@ -51,12 +53,14 @@ class Repair(NamedTuple):
             output's variance, on rows that were held out; with the weights as they were cut.
         after: the same with the new weights; equal to `before` if they were kept.
         ridge: the regularisation that was chosen; None if only the bias changed, or nothing.
+        batches: that were there, of all ranks.
     """
 
     weight: str
     before: float
     after: float
     ridge: float | None
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def refit(
     *,
     rows: int = DEFAULT_ROWS,
     weights: bool = True,
+    held_bytes: int = DEFAULT_HELD_BYTES,
 ) -> Refit:
     """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
 
@@ -105,11 +110,15 @@ def refit(
         batches: calibration inputs, from `excise.calibration.batches`; labels are not needed.
         rows: most positions (pixels, tokens) of each batch that are fitted.
         weights: fit weights too; False leaves it at biases and means, as FLAP does.
+        held_bytes: most bytes of activations that both models hold of all batches that are under
+            way, the inputs themselves not counted. Where that is not enough for all, some join
+            behind the widest layers; 16 rows for each feature of a layer are there in any case.
 
     Where whole branches are gone, what follows them in their stream makes up for them.
 
     Raises:
         CalibrationError: there is no batch, or the cut model does not run as the dense one does.
+        InvalidTargetError: `held_bytes` is no number of bytes.
         ExampleError: a batch does not run.
 
     Source:
@@ -117,6 +126,7 @@ def refit(
         2017, sec. 3.2; residual-corrected targets for branches. Differs: im2col features for
         every convolution, centred, ridge from held-out rows.
     """
+    check_bytes("held_bytes", held_bytes)
     if not batches:
         raise CalibrationError("it holds no batch")
     first = batches[0]
@@ -127,12 +137,22 @@ def refit(
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(small, first.args, first.kwargs, real=True)
         work = Work(pair(before, after, plan), dense, small, plan, rows=rows, weights=weights)
-        found = work.run(batches)
+        found = work.run(batches, held_bytes)
         better = weights and recalibrate_if_better(dense, small, batches)
         return replace(found, recalibrated=better)
     finally:
         for module, training in modes:
             module.training = training
+
+
+def check_bytes(name: str, value: Any) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        InvalidTargetError: naming the option.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidTargetError(name, repr(value), "a number of bytes, at least 1")
 
 
 class Work:
@@ -162,9 +182,7 @@ class Work:
         theirs = {c.op: c for c in consumers(before)}
         ours = [c for c in consumers(self.after) if numbers[c.op] in theirs and not c.shared]
         self.consumers = {c.op: c for c in ours}
-        self.streams: dict[
-            int, tuple[Stream, Stream]
-        ] = {}  # of the dense model, and of the cut one
+        self.streams: dict[int, tuple[Stream, Stream]] = {}  # the dense model's, and its own
         for op, consumer in self.consumers.items():
             wide = theirs[numbers[op]]
             both = stream_of(before, wide), stream_of(self.after, consumer)
@@ -172,20 +190,39 @@ class Work:
                 self.streams[op] = both[0], both[1]
         self.share = Share((), ())
 
-    def run(self, batches: Sequence[Batch], only: Collection[int] | None = None) -> Refit:
+    def run(
+        self,
+        batches: Sequence[Batch],
+        held_bytes: int = DEFAULT_HELD_BYTES,
+        only: Collection[int] | None = None,
+    ) -> Refit:
         """Walk both models through the data, and repair each consumer when all stand before it.
 
         With `only`, consumers of these operations of the cut model; the walk ends at the last one.
         """
         self.share = share(batches)
-        stops = [op for op in self.consumers if only is None or op in only]
-        keep = [{self.streams[op][i].op for op in stops if op in self.streams} for i in (0, 1)]
+        stops = sorted(op for op in self.consumers if only is None or op in only)
         wide_stops = [self.graphs.numbers[op] for op in stops]
+        late = self._joins(stops, wide_stops, batches[0].samples, held_bytes) if batches else []
         repairs: list[Repair] = []
         with (
             torch.no_grad(),
-            Lanes(self.dense, batches, self.graphs.before.trace.ops, wide_stops, keep[0]) as wide,
-            Lanes(self.small, batches, self.after.trace.ops, stops, keep[1]) as narrow,
+            Lanes(
+                self.dense,
+                batches,
+                self.graphs.before.trace.ops,
+                wide_stops,
+                keep=self._kept(stops, 0),
+                joins=late,
+            ) as wide,
+            Lanes(
+                self.small,
+                batches,
+                self.after.trace.ops,
+                stops,
+                keep=self._kept(stops, 1),
+                joins=late,
+            ) as narrow,
         ):
             both = zip(wide, narrow, strict=only is None)
             for theirs, ours in told(both, "refitting layers", len(stops)):
@@ -194,10 +231,28 @@ class Work:
                     break
         return Refit(tuple(repairs), self.share.samples)
 
+    def _kept(self, stops: list[int], which: int) -> dict[int, int]:
+        """Of the dense (0) or the cut model (1): what a stream is made by -> its last reader."""
+        keep: dict[int, int] = {}
+        for op in stops:
+            if op in self.streams:
+                reader = op if which else self.graphs.numbers[op]
+                maker = self.streams[op][which].op
+                keep[maker] = max(reader, keep.get(maker, reader))
+        return keep
+
+    def _joins(self, stops: list[int], wide: list[int], samples: int, most: int) -> list[int]:
+        """At which stop each batch joins; the first one, of so many samples, was traced."""
+        each = bytes_at(self.graphs.before, wide) + bytes_at(self.after, stops)
+        ranks = present().size
+        least = [-(-needed(self.after, self.consumers[n], self.rows) // ranks) for n in stops]
+        return joins(each / max(1, samples), [max(2, n) for n in least], self.share, most)
+
     def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Solve one consumer and write its weights, before any batch of the cut model runs it."""
         consumer = self.consumers[ours[0].number]
         fit, held = self.moments(consumer, theirs, ours)
+        count = round(present().add(len(ours))[0])
         weight = self.tensors[consumer.weight]
         bias = self.tensors.get(consumer.bias)
         norm = batch_norm_after(self.after, consumer) if bias is None else None
@@ -213,9 +268,9 @@ class Work:
 
         found, known = present().first(solved)
         if found is None:
-            return Repair(consumer.weight, known, known, None)
+            return Repair(consumer.weight, known, known, None, count)
         self.write(consumer, weight, bias, shift, found)
-        return Repair(consumer.weight, found.before, found.after, found.ridge)
+        return Repair(consumer.weight, found.before, found.after, found.ridge, count)
 
     def moments(
         self, consumer: Consumer, theirs: list[Visit], ours: list[Visit]
@@ -226,7 +281,8 @@ class Work:
         """
         kept = self._kept_outputs(consumer)
         folds: list[Moments | None] = [None, None]
-        for place, wide, narrow in zip(self.share.places, theirs, ours, strict=True):
+        for wide, narrow in zip(theirs, ours, strict=True):
+            place = self.share.places[narrow.place]
             target = self._target(consumer, wide, narrow, kept)
             rows = thinned(consumer.features(consumer.read(narrow.args)), self.rows, place)
             wanted = thinned(consumer.targets(target), self.rows, place)

@@ -12,18 +12,23 @@ from torch.nn import functional
 
 from excise.errors import SparseError
 from excise.sparse.kernels import (
-    TILES,
+    MOST_VECTORS,
     Blocks,
+    Borrowed,
     Geometry,
-    Library,
+    Missing,
     Tile,
+    available,
     bits_of,
     blocks_of,
     direct_of,
-    library,
+    rows_of,
 )
 from excise.sparse.kernels.matrix import MOST_COLUMNS
 from excise.sparse.op import sparse_conv2d, sparse_linear
+
+KINDS = (torch.float32, torch.bfloat16)
+"""What the kernels take; bfloat16 is added up in float32."""
 
 
 class Way(NamedTuple):
@@ -31,7 +36,8 @@ class Way(NamedTuple):
 
     Attributes:
         kind: "tiles"; "gemv" or "mask" where a linear layer reads a single row, and tiles where it
-            reads more; "direct" for a convolution without unfolding; "dense".
+            reads more; "direct" for a convolution without unfolding; "torch" for the product that
+            torch carries, where there are no kernels; "dense".
         tiles: vectors of the output that are held in registers; of each row, if direct.
         block: columns of the weight that are worked on at once; channels, if direct.
         in_place: a 1x1 convolution reads its input where it is.
@@ -45,13 +51,16 @@ class Way(NamedTuple):
     rows: int = 0
 
 
+LENT = Way("torch", 0)
+
+
 class Arrays(NamedTuple):
     """A weight as a kernel reads it."""
 
     value: Tensor
     column: Tensor
     pointer: Tensor
-    sizes: tuple[int, int, int]
+    sizes: tuple[int, ...]
 
     @classmethod
     def of(cls, blocks: Blocks) -> Arrays:
@@ -97,11 +106,21 @@ class Sparse(nn.Module):
         flat = self.value.new_zeros(count).masked_scatter(there, self.value)
         return flat.view(self.shape)
 
+    def _lend(self, made: nn.Linear | nn.Conv2d) -> None:
+        """Give a dense layer without tensors a copy of this one's."""
+        weight = self.weight().detach()
+        made.weight = nn.Parameter(weight, requires_grad=self.value.requires_grad)
+        made.bias = copy.deepcopy(self.bias)
+        made.train(self.training)
+
     def native(self, x: Tensor) -> bool:
-        """Whether the kernels take this input: float32 on the CPU, no gradients, and they exist."""
-        if self.way.kind == "dense" or x.dtype is not torch.float32 or not x.is_cpu:
+        """Whether the kernels take this input, and exist.
+
+        It has to be float32 or bfloat16, as the weight is, and on the CPU, without gradients.
+        """
+        if self.way.kind == "dense" or x.dtype not in KINDS or not x.is_cpu:
             return False
-        if self.value.dtype is not torch.float32:
+        if self.value.dtype is not x.dtype:
             return False
         wanted = (x, self.value, self.bias)
         grads = any(t is not None and t.requires_grad for t in wanted)
@@ -109,7 +128,17 @@ class Sparse(nn.Module):
             return False
         if torch.compiler.is_compiling():  # which cannot ask the machine
             return bool(self._ready)
-        return isinstance(library(), Library)
+        return self._suited()
+
+    def _suited(self) -> bool:
+        """Whether anything here runs it; a way that was found on another machine gives way."""
+        found = available()
+        if isinstance(found, Missing):
+            return False
+        lent = isinstance(found, Borrowed)
+        if lent != (self.way.kind == "torch"):
+            self.way = LENT if lent else Way()
+        return True
 
     def arrays(self, way: Way) -> Arrays:
         """What the kernels read; made again when the values change."""
@@ -124,7 +153,9 @@ class Sparse(nn.Module):
 
     def made(self, weight: Tensor, way: Way) -> Arrays:
         """The arrays of a way, from the dense weight as a matrix."""
-        return Arrays.of(blocks_of(weight, way.block))
+        if way.kind == "torch":
+            return Arrays(*rows_of(weight.float()))
+        return Arrays.of(blocks_of(weight.float(), way.block))
 
     def forget(self) -> None:
         """Drop what was made for other ways than the present one."""
@@ -143,6 +174,11 @@ class Sparse(nn.Module):
         return self.__dict__ | {"_ready": {}}
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weight."""
+        return self.value.dtype
+
+    @property
     def zeros(self) -> float:
         """Share of the weights that are zero."""
         return 1 - self.value.numel() / max(1, int(np.prod(self.shape)))
@@ -155,8 +191,8 @@ class Sparse(nn.Module):
 class SparseLinear(Sparse):
     """A linear layer with a sparse weight.
 
-    In inference on a CPU in float32 it runs by the kernels, in any other case (training, other
-    dtypes and devices) as the dense layer that it stands for.
+    In inference on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case
+    (training, other dtypes and devices) as the dense layer that it stands for.
     """
 
     @classmethod
@@ -164,19 +200,34 @@ class SparseLinear(Sparse):
         """From a dense layer, which is not touched."""
         return cls(layer.weight, layer.bias)
 
+    def dense(self) -> nn.Linear:
+        """The dense layer that it stands for, with tensors of its own."""
+        made = nn.Linear(self.shape[1], self.shape[0], bias=False, device="meta")
+        self._lend(made)
+        return made
+
     def made(self, weight: Tensor, way: Way) -> Arrays:
-        """The arrays of a way, from the dense weight."""
+        """The arrays of a way, from the dense weight.
+
+        Where a single row is read, values keep their type: what counts there is bytes.
+        """
+        wide = weight.float()
         if way.kind == "mask":
-            bits = bits_of(weight)
-            return Arrays(bits.value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
-        return Arrays.of(blocks_of(weight, MOST_COLUMNS if way.kind == "gemv" else way.block))
+            bits = bits_of(wide)
+            value = bits.value.to(weight.dtype)
+            return Arrays(value, bits.mask, bits.pointer, (*bits.sizes, bits.sizes[1]))
+        if way.kind == "gemv":  # in order: it reads from memory
+            made = Arrays.of(blocks_of(wide, MOST_COLUMNS, span=1))
+            return made._replace(value=made.value.to(weight.dtype))
+        return super().made(weight, way)
 
     def forward(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
         if not self.native(x) or x.numel() == 0:
             return functional.linear(x, self.weight(), self.bias)
         alone = x.numel() == self.shape[1]
-        way = self.way if alone else self.way._replace(kind="tiles")
+        only = self.way.kind in {"gemv", "mask"} and not alone
+        way = self.way._replace(kind="tiles") if only else self.way
         value, column, pointer, sizes = self.arrays(way)
         out: Tensor = sparse_linear(
             x, value, column, pointer, self.bias, sizes, way.kind, way.tiles
@@ -187,7 +238,8 @@ class SparseLinear(Sparse):
 class SparseConv2d(Sparse):
     """A 2-d convolution without groups, with a sparse weight; zeros as padding.
 
-    In inference on a CPU in float32 it runs by the kernels, in any other case as the dense layer.
+    In inference on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case as the
+    dense layer.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
@@ -207,17 +259,24 @@ class SparseConv2d(Sparse):
         pairs = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         return cls(layer.weight, layer.bias, Geometry(*[(int(a), int(b)) for a, b in pairs]))
 
+    def dense(self) -> nn.Conv2d:
+        """The dense layer that it stands for, with tensors of its own."""
+        rows, channels = self.shape[:2]
+        made = nn.Conv2d(channels, rows, *self.geometry, bias=False, device="meta")
+        self._lend(made)
+        return made
+
     def made(self, weight: Tensor, way: Way) -> Arrays:
         """The arrays of a way, from the dense weight as a matrix.
 
         Raises:
-            SparseError: no such tile was compiled, or the convolution is not a direct one.
+            SparseError: the tile does not fit the registers, or its offsets 16 bits.
         """
         if way.kind != "direct":
             return super().made(weight, way)
-        found, tile = library(), Tile(way.rows, way.tiles)
-        short = found.short if isinstance(found, Library) else 0
-        blocks = direct_of(weight, way.block, self.geometry, tile, short) if tile in TILES else None
+        tile = Tile(way.rows, way.tiles)
+        fits = 0 < tile.rows * tile.vectors <= MOST_VECTORS
+        blocks = direct_of(weight.float(), way.block, self.geometry, tile) if fits else None
         if blocks is None:
             raise SparseError(f"{way} is no way of {self.geometry}", "one that `ways` lists")
         return Arrays.of(blocks)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,8 +26,40 @@ def conv2d(weight: Tensor, x: Tensor, geometry: Geometry, ending: Ending) -> Ten
     )
 
 
+def depthwise(weight: Tensor, x: Tensor, geometry: Geometry, ending: Ending) -> Tensor:
+    """`activation(conv(x) + residual)` of x (n, channels, y, x), each channel by itself."""
+    _, stride, padding, dilation = geometry
+    return _ended(
+        functional.conv2d(x, weight, ending.bias, stride, padding, dilation, x.shape[1]), ending
+    )
+
+
+def largest(x: Tensor, geometry: Geometry) -> Tensor:
+    """The largest of each window of x (n, channels, y, x)."""
+    out: Tensor = functional.max_pool2d(x, *geometry)
+    return out
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean of each plane of x (n, channels, y, x)."""
+    return x.mean((2, 3))
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda y: functional.gelu(y, approximate="tanh"),
+    "silu": functional.silu,
+    "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
 def _ended(y: Tensor, ending: Ending) -> Tensor:
-    y = y if ending.residual is None else y + ending.residual
-    if ending.activation == "relu":
-        return y.relu()
-    return functional.relu6(y) if ending.activation == "relu6" else y
+    activation = ACTIVATIONS[ending.activation]
+    if ending.residual is None:
+        return activation(y)
+    return activation(y) + ending.residual if ending.late else activation(y + ending.residual)

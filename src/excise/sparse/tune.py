@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from excise.sparse.kernels import TILES, Library, direct_of, library
-from excise.sparse.layer import Sparse, SparseConv2d, Way
+from excise.sparse.kernels import MOST_VECTORS, Borrowed, Library, available, library
+from excise.sparse.layer import LENT, Sparse, SparseConv2d, Way
 
 _ROUNDS = 5
 _HOPELESS = 1.5  # times slower than the fastest in a first round: not tried again
+_MOST_FLOATS = 16384  # of a tile of inputs: a little more than a first-level cache holds
 _ROUND_S = 0.004  # a call that is shorter is repeated within a round
 
 
@@ -43,6 +43,9 @@ class Timing(NamedTuple):
 
 def ways(layer: Sparse, x: Tensor) -> Iterator[Way]:
     """The ways worth timing for this input."""
+    if isinstance(available(), Borrowed):
+        yield LENT
+        return
     if isinstance(layer, SparseConv2d):
         places = (False, True) if layer.geometry.is_product else (False,)
         for tiles in (2, 4, 7):
@@ -60,22 +63,21 @@ def ways(layer: Sparse, x: Tensor) -> Iterator[Way]:
 
 
 def _direct(layer: SparseConv2d, x: Tensor) -> Iterator[Way]:
-    """Tiles that fit the output's width, for the kernels that the direct convolution has."""
+    """Tiles that fit the output's size, and whose inputs fit the first-level cache."""
     found = library()
     if not isinstance(found, Library) or layer.geometry.is_product:
         return
-    width = layer.geometry.out((x.shape[2], x.shape[3]))[1]
-    for tile in TILES:
-        idle = -width % (tile.vectors * found.short)  # outputs that a row of tiles computes in vain
-        if idle * 2 > width:
+    (high, wide), (down, _), _, (step, _) = layer.geometry
+    tall, width = layer.geometry.out((x.shape[2], x.shape[3]))
+    vectors = min(MOST_VECTORS, -(-width // found.lanes))
+    for rows in sorted({MOST_VECTORS // vectors, max(1, MOST_VECTORS // vectors // 2)}):
+        if rows > 1 and rows >= 2 * tall:
             continue
-        for channels in (8, 16, 32, 64):
-            if channels > 2 * x.shape[1]:
-                continue
-            way = Way("direct", tile.vectors, channels, rows=tile.rows)
-            empty = torch.zeros(1, layer.shape[1] * math.prod(layer.geometry.kernel))
-            if direct_of(empty, channels, layer.geometry, tile, found.short) is not None:
-                yield way
+        deep = rows + (high - 1) * step // down
+        for channels in (4, 8, 16, 32, 64):
+            floats = channels * wide * down * deep * vectors * found.lanes
+            if channels <= max(4, x.shape[1]) and floats <= _MOST_FLOATS:
+                yield Way("direct", vectors, channels, rows=rows)
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = "kernels.c"
 TARGETS = {
     "x86_64": {"v4": "-march=x86-64-v4", "v3": "-march=x86-64-v3", "base": "-march=x86-64"},
     "AMD64": {"v4": "-march=x86-64-v4", "v3": "-march=x86-64-v3", "base": "-march=x86-64"},
@@ -32,6 +31,11 @@ def compiler() -> list[str] | None:
     return None
 
 
+def sources(folder: Path) -> list[Path]:
+    """The C files of the kernels, one for each family."""
+    return sorted(folder.glob("*.c"))
+
+
 def compile_all(folder: Path) -> list[Path]:
     """Write `libexcise-*.so` beside the source: as many as the compiler can; none without one.
 
@@ -45,12 +49,14 @@ def compile_all(folder: Path) -> list[Path]:
     for name, flag in TARGETS.get(platform.machine(), {"base": ""}).items():
         target = folder / f"libexcise-{name}.so"
         with tempfile.TemporaryDirectory() as work:
-            part, whole = Path(work) / "kernels.o", Path(work) / "kernels.so"
+            whole = Path(work) / "kernels.so"
             link = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-            steps = (
-                [*words, *FLAGS, *flag.split(), "-c", str(folder / SOURCE), "-o", str(part)],
-                [*words, "-shared", *link, str(part), "-lm", "-o", str(whole)],
-            )
+            parts = {file: str(Path(work) / f"{file.stem}.o") for file in sources(folder)}
+            steps = [
+                [*words, *FLAGS, *flag.split(), "-c", str(file), "-o", part]
+                for file, part in parts.items()
+            ]
+            steps.append([*words, "-shared", *link, *parts.values(), "-lm", "-o", str(whole)])
             if all(_done(step) for step in steps):
                 shutil.copy(whole, target)
                 made.append(target)

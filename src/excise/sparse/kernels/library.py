@@ -13,20 +13,24 @@ from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
 _NAMES = ("v4", "v3", "base")  # fastest first
+_KERNELS = (
+    "spmm", "linear", "conv", "direct", "depthwise", "largest", "mean", "gemv", "gemv_mask",
+    "gemv_short", "gemv_mask_short", "lanes", "dots",
+)  # fmt: skip
 _RUNTIMES = r"\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.(?:so|dylib)[^/\s]*"
 
 
 class Matrix(Structure):
-    """`matrix` of kernels.c."""
+    """`matrix` of common.h."""
 
     _fields_ = [
         ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p),
-        ("rows", c_int64), ("depth", c_int64), ("block", c_int64),
+        ("rows", c_int64), ("depth", c_int64), ("block", c_int64), ("span", c_int64),
     ]  # fmt: skip
 
 
 class Mask(Structure):
-    """`bitmask` of kernels.c."""
+    """`bitmask` of gemv.c, `short_bitmask` of bfloat.c."""
 
     _fields_ = [
         ("value", c_void_p), ("mask", c_void_p), ("pointer", c_void_p),
@@ -34,14 +38,24 @@ class Mask(Structure):
     ]  # fmt: skip
 
 
-class Finish(Structure):
-    """`finish` of kernels.c."""
+class ShortMatrix(Structure):
+    """`short_matrix` of bfloat.c."""
 
-    _fields_ = [("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64)]
+    _fields_ = [
+        ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p), ("rows", c_int64),
+    ]  # fmt: skip
+
+
+class Finish(Structure):
+    """`finish` of common.h."""
+
+    _fields_ = [
+        ("bias", c_void_p), ("residual", c_void_p), ("activation", c_int64), ("late", c_int64),
+    ]  # fmt: skip
 
 
 class Product(Structure):
-    """`product` of kernels.c."""
+    """`product` of common.h."""
 
     _fields_ = [
         ("x", c_void_p), ("images", c_int64), ("columns", c_int64), ("x_image", c_int64),
@@ -51,7 +65,7 @@ class Product(Structure):
 
 
 class Window(Structure):
-    """`window` of kernels.c."""
+    """`window` of common.h."""
 
     _fields_ = [
         ("channels", c_int64), ("height", c_int64), ("width", c_int64),
@@ -67,14 +81,14 @@ class Library(NamedTuple):
     Attributes:
         name: "v4" for AVX-512, "v3" for AVX2, "base".
         lanes: floats in a vector.
-        short: floats in a vector of the direct convolution.
         code: the loaded library.
+        dots: whether it multiplies pairs of bfloat16 in one step here.
     """
 
     name: str
     lanes: int
-    short: int
     code: Any
+    dots: bool = False
 
 
 class Missing(NamedTuple):
@@ -83,15 +97,21 @@ class Missing(NamedTuple):
     why: str
 
 
+def wanted() -> str:
+    """Which kernels the surroundings ask for; empty for the fastest."""
+    return os.environ.get("EXCISE_KERNELS", "")
+
+
 @functools.cache
 def library() -> Library | Missing:
     """The fastest kernels that this machine runs; chosen once.
 
-    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none.
+    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none, "torch" for
+    what torch carries instead.
     """
-    asked = os.environ.get("EXCISE_KERNELS", "")
-    if asked == "none":
-        return Missing("EXCISE_KERNELS=none")
+    asked = wanted()
+    if asked in {"none", "torch"}:
+        return Missing(f"EXCISE_KERNELS={asked}")
     if not (FOLDER / "libexcise-base.so").exists():
         return Missing("they were not compiled: install excise where there is a C compiler")
     _share_threads()
@@ -123,11 +143,22 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     code.excise_direct.argtypes = [
         POINTER(Matrix), POINTER(Product), POINTER(Window), POINTER(Finish), c_int64, c_int64,
     ]  # fmt: skip
+    code.excise_depthwise.argtypes = [
+        c_void_p, POINTER(Product), POINTER(Window), POINTER(Finish),
+    ]  # fmt: skip
+    code.excise_largest.argtypes = [POINTER(Product), POINTER(Window)]
+    code.excise_mean.argtypes = [POINTER(Product)]
     code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
-    for kernel in ("spmm", "linear", "conv", "direct", "gemv", "gemv_mask", "lanes", "short"):
+    code.excise_gemv_short.argtypes = [
+        POINTER(ShortMatrix), c_void_p, c_void_p, POINTER(Finish), c_int64,
+    ]  # fmt: skip
+    code.excise_gemv_mask_short.argtypes = [
+        POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64, c_int64,
+    ]  # fmt: skip
+    for kernel in _KERNELS:
         getattr(code, f"excise_{kernel}").restype = c_int
-    return Library(name, int(code.excise_lanes()), int(code.excise_short()), code)
+    return Library(name, int(code.excise_lanes()), code, bool(code.excise_dots()))
 
 
 def _share_threads() -> None:

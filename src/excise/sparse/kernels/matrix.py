@@ -12,22 +12,29 @@ from excise.sparse.kernels.geometry import Geometry
 
 MOST_COLUMNS = 1 << 16  # of a block: indices have 16 bits
 _PADDING = 64  # values that may be read past the end, and are never used
+SPAN = 128  # rows among which the order is free
 
 
 class Blocks(NamedTuple):
-    """Nonzero values by block of columns, then by row, then by column.
+    """Nonzero values by block of columns, then by place of the row, then by column.
 
     Attributes:
         value: float32, padded with zeros.
         column: int16 holding the 16 bits of each column within its block, padded.
-        pointer: int32, (blocks * rows + 1).
-        sizes: rows, columns, columns in a block.
+        pointer: int32, (blocks * rows + 1) of where each place begins, then (blocks * rows) of
+            which row stands there.
+        sizes: rows, columns, columns in a block, rows within which places are sorted.
     """
 
     value: Tensor
     column: Tensor
     pointer: Tensor
-    sizes: tuple[int, int, int]
+    sizes: tuple[int, int, int, int]
+
+    @property
+    def stored(self) -> int:
+        """How many values there are."""
+        return int(self.pointer[-(-self.sizes[1] // self.sizes[2]) * self.sizes[0]])
 
 
 class Bits(NamedTuple):
@@ -46,30 +53,37 @@ class Bits(NamedTuple):
     sizes: tuple[int, int]
 
 
-def blocks_of(weight: Tensor, block: int) -> Blocks:
+def blocks_of(weight: Tensor, block: int, span: int = SPAN) -> Blocks:
     """Nonzero values of a (rows, columns) weight, in blocks of so many columns.
 
     Args:
         weight: float32 on the CPU. Not touched.
         block: at most 65,536; more than there are columns means one block.
+        span: rows are sorted by their number of values among so many; 1 leaves them in order.
     """
     rows, columns = weight.shape
     block = max(1, min(block, columns, MOST_COLUMNS))
-    table = weight.detach().numpy()
-    row, column = np.nonzero(table)
-    order = np.lexsort((column, row, column // block))
-    counts = np.zeros(-(-columns // block) * rows, np.int64)
-    np.add.at(counts, (column // block) * rows + row, 1)
-    pointer = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    value = np.zeros(len(row) + _PADDING, np.float32)
-    value[: len(row)] = table[row, column][order]
-    index = np.zeros(len(row) + _PADDING, np.uint16)
-    index[: len(row)] = (column % block)[order]
+    parts = -(-columns // block)
+    whole = np.zeros((rows, parts * block), np.float32)
+    whole[:, :columns] = weight.detach().numpy()
+    cube = whole.reshape(rows, parts, block).transpose(1, 0, 2)
+    counts = np.count_nonzero(cube, axis=2)
+    most_first = np.arange(rows) // span * (block + 1) - counts
+    order = np.argsort(most_first, axis=1, kind="stable")
+    arranged = np.take_along_axis(cube, order[:, :, None], 1)
+    there = np.nonzero(arranged)
+    pointer = np.zeros(2 * parts * rows + 1, np.int32)
+    np.cumsum(np.take_along_axis(counts, order, 1).ravel(), out=pointer[1 : parts * rows + 1])
+    pointer[parts * rows + 1 :] = order.ravel()
+    value = np.zeros(len(there[0]) + _PADDING, np.float32)
+    value[: len(there[0])] = arranged[there]
+    index = np.zeros(len(there[0]) + _PADDING, np.uint16)
+    index[: len(there[0])] = there[2]
     return Blocks(
         torch.from_numpy(value),
         torch.from_numpy(index.view(np.int16)),
         torch.from_numpy(pointer),
-        (rows, columns, block),
+        (rows, columns, block, span),
     )
 
 
@@ -80,16 +94,11 @@ class Tile(NamedTuple):
     vectors: int
 
 
-TILES = (
-    Tile(1, 7), Tile(2, 7), Tile(2, 4), Tile(3, 4), Tile(4, 4), Tile(4, 2), Tile(7, 2), Tile(4, 1),
-    Tile(7, 1),
-)  # fmt: skip
-"""Those that are compiled."""
-_OVERHANG = 8
+MOST_VECTORS = 8  # of a tile: as many as were compiled
 
 
 def direct_of(
-    weight: Tensor, channels: int, geometry: Geometry, tile: Tile, short: int
+    weight: Tensor, channels: int, geometry: Geometry, tile: Tile, span: int = SPAN
 ) -> Blocks | None:
     """Nonzero values for the direct convolution: columns are offsets into a gathered tile.
 
@@ -97,25 +106,25 @@ def direct_of(
         weight: (rows, columns), float32 on the CPU. Not touched.
         channels: of its input that are worked on at once.
         geometry: of the convolution.
-        tile: of the outputs.
-        short: floats in a vector, from the library.
+        tile: of the outputs, of at most `MOST_VECTORS`.
+        span: as in `blocks_of`.
 
     Returns:
-        None where the kernel does not apply: strides above 2, dilation, kernels wider than 9,
-        offsets that do not fit into 16 bits.
+        None where offsets do not fit into 16 bits.
     """
-    (high, wide), (down, across) = geometry.kernel, geometry.stride
-    pitch, deep = tile.vectors * short + _OVERHANG, tile.rows + (high - 1) // down
-    channel = down * across * deep * pitch
-    plain = max(down, across) <= 2 and geometry.dilation == (1, 1) and wide <= _OVERHANG + 1  # noqa: PLR2004
-    if not plain or channels * channel > MOST_COLUMNS:
+    (high, wide), (down, _), (step_y, _) = geometry.kernel, geometry.stride, geometry.dilation
+    deep = tile.rows + (high - 1) * step_y // down
+    planes = min(down, (high - 1) * step_y + 1)
+    channel = wide * planes * deep * tile.vectors
+    if channels * channel > MOST_COLUMNS:
         return None
-    y, x = np.divmod(np.arange(high * wide), wide)
-    taps = (((y % down) * across + x % across) * deep + y // down) * pitch + x // across
-    blocks = blocks_of(weight, channels * high * wide)
+    dy, dx = np.divmod(np.arange(high * wide), wide)
+    dy = dy * step_y
+    taps = ((dx * planes + dy % down) * deep + dy // down) * tile.vectors
+    blocks = blocks_of(weight, channels * high * wide, span)
     column = blocks.column.numpy().view(np.uint16).astype(np.int64)
     offset = column // (high * wide) * channel + taps[column % (high * wide)]
-    offset[int(blocks.pointer[-1]) :] = 0
+    offset[blocks.stored :] = 0
     return blocks._replace(column=torch.from_numpy(offset.astype(np.uint16).view(np.int16)))
 
 

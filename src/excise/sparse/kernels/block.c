@@ -1,0 +1,112 @@
+/* One block of columns times one tile of T vectors, for a range of places in the order of rows. */
+
+#include "activation.h"
+#include "block.h"
+
+/* Two rows at once where the registers hold both: their additions do not wait for each other, and as
+ * many branches serve twice the work. */
+#if LANES == 16
+enum { REGISTERS = 32 };
+#else
+enum { REGISTERS = 16 };
+#endif
+
+static inline vec broadcast(const float *p) {
+#if LANES == 16
+    return (vec)_mm512_set1_ps(*p); /* `splat` adds a zero, for which the compiler keeps an addition */
+#elif LANES == 8
+    return (vec)_mm256_set1_ps(*p);
+#else
+    const float x = *p;
+    return (vec){x, x, x, x};
+#endif
+}
+
+/* A finished row of the tile, from where its sums were spilled to. */
+static void finished(const float *sum, int64_t m, const tile *w, const finish *f) {
+    float *out = w->out + m * w->out_pitch;
+    const float *residual = w->residual ? w->residual + m * w->out_pitch : NULL;
+    for (int64_t r = 0; r < w->high; r++, out += w->wide, sum += w->across * LANES) {
+        for (int64_t n = 0; n < w->valid; n += LANES)
+            ended_to(out + n, load(sum + n), residual ? residual + n : NULL, f, w->valid - n);
+        if (residual) residual += w->wide;
+    }
+}
+
+#define EACH(T) _Pragma("GCC unroll 8") for (int t = 0; t < T; t++)
+
+#define START(T, sum, m, partial)                                                                  \
+    if (w->first) {                                                                                \
+        const vec start = splat(f->bias ? f->bias[m] : 0.0f);                                      \
+        EACH(T) sum[t] = start;                                                                    \
+    } else {                                                                                       \
+        EACH(T) sum[t] = load(partial + t * LANES);                                                \
+    }
+
+#define STOP(T, sum, m, partial)                                                                   \
+    if (!w->last) {                                                                                \
+        EACH(T) store(partial + t * LANES, sum[t]);                                                \
+    } else if (w->high == 1 && w->valid == T * LANES) {                                            \
+        float *out = w->out + m * w->out_pitch;                                                    \
+        const float *residual = w->residual ? w->residual + m * w->out_pitch : NULL;               \
+        if (f->activation <= RELU6 && !residual) {                                                 \
+            EACH(T) store(out + t * LANES, activated(sum[t], f->activation));                      \
+        } else if (f->activation <= RELU6) {                                                       \
+            EACH(T) store(out + t * LANES, ended(sum[t], residual + t * LANES, f));                \
+        } else {                                                                                     \
+            float spill[T * LANES];                                                                \
+            EACH(T) store(spill + t * LANES, sum[t]);                                              \
+            finished(spill, m, w, f);                                                              \
+        }                                                                                          \
+    } else {                                                                                       \
+        float spill[T * LANES];                                                                    \
+        EACH(T) store(spill + t * LANES, sum[t]);                                                  \
+        finished(spill, m, w, f);                                                                  \
+    }
+
+#define ADD(T, sum, j)                                                                             \
+    {                                                                                              \
+        const float *b = w->b + (int64_t)index[j] * pitch;                                         \
+        const vec x = broadcast(value + j);                                                        \
+        EACH(T) sum[t] += x * load(b + t * LANES);                                                 \
+    }
+
+#define BLOCK(T)                                                                                   \
+    static void block_##T(const matrix *a, int64_t part, int64_t from, int64_t to, const tile *w,  \
+                          const finish *f) {                                                       \
+        const uint32_t *pointer = a->pointer + part * a->rows, *order = order_of(a, part);         \
+        const float *value = a->value;                                                             \
+        const uint16_t *index = a->index;                                                          \
+        const int64_t pitch = w->pitch;                                                            \
+        int64_t i = from;                                                                          \
+        for (; 2 * T + 2 <= REGISTERS && i + 1 < to; i += 2) {                                     \
+            const int64_t m = order[i], n = order[i + 1];                                          \
+            uint32_t j = pointer[i], k = pointer[i + 1];                                           \
+            const uint32_t middle = k, end = pointer[i + 2];                                       \
+            float *one = w->partial + (m - from) * (T * LANES);                                    \
+            float *two = w->partial + (n - from) * (T * LANES);                                    \
+            vec sum[T], other[T];                                                                  \
+            START(T, sum, m, one)                                                                  \
+            START(T, other, n, two)                                                                \
+            for (; k < end; j++, k++) {                                                            \
+                ADD(T, sum, j)                                                                     \
+                ADD(T, other, k)                                                                   \
+            }                                                                                      \
+            for (; j < middle; j++) ADD(T, sum, j)                                                 \
+            STOP(T, sum, m, one)                                                                   \
+            STOP(T, other, n, two)                                                                 \
+        }                                                                                          \
+        for (; i < to; i++) {                                                                      \
+            const int64_t m = order[i];                                                            \
+            float *one = w->partial + (m - from) * (T * LANES);                                    \
+            vec sum[T];                                                                            \
+            START(T, sum, m, one)                                                                  \
+            for (uint32_t j = pointer[i], end = pointer[i + 1]; j < end; j++) ADD(T, sum, j)       \
+            STOP(T, sum, m, one)                                                                   \
+        }                                                                                          \
+    }
+
+BLOCK(1) BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7) BLOCK(8)
+
+const block_kernel BLOCKS[MOST_TILES + 1] = {0,       block_1, block_2, block_3, block_4,
+                                             block_5, block_6, block_7, block_8};

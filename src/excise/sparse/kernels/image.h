@@ -1,0 +1,55 @@
+/* Rows of an image, shifted and thinned, with something around them. */
+
+#ifndef EXCISE_IMAGE_H
+#define EXCISE_IMAGE_H
+
+#include "common.h"
+
+/* Which floats of a copied row lie inside of the image: i with from <= i < to. */
+typedef struct {
+    int64_t begin, from, to; /* begin: where in the image's row the copy begins */
+} range;
+
+static inline range inside(int64_t width, int64_t begin, int64_t step, int64_t wide) {
+    range in = {.begin = begin};
+    in.from = begin < 0 ? at_most(wide, (-begin + step - 1) / step) : 0;
+    in.to = begin < width ? at_most(wide, (width - begin + step - 1) / step) : 0;
+    if (in.to < in.from) in.to = in.from;
+    return in;
+}
+
+/* Every step-th float of an image's row, `fill` outside of it; `wide` is a number of whole vectors. */
+static inline void thinned(const float *row, range in, int64_t step, int64_t wide, float fill,
+                           float *to) {
+    row += in.begin;
+#if LANES == 16
+    if (step <= 2) {
+        const __m512 other = _mm512_set1_ps(fill);
+        for (int64_t n = 0; n < wide; n += 16, row += 16 * step) {
+            const int64_t a = in.from - n, b = in.to - n;
+            const uint32_t low = a <= 0 ? 0 : a >= 16 ? 0xffff : (1u << a) - 1;
+            const uint32_t high = b <= 0 ? 0 : b >= 16 ? 0xffff : (1u << b) - 1;
+            const uint32_t there = high & ~low;
+            if (step == 1) {
+                _mm512_store_ps(to + n, _mm512_mask_loadu_ps(other, (__mmask16)there, row));
+            } else { /* every second bit, and every second float of two vectors */
+                const uint32_t twice = _pdep_u32(there, 0x55555555u);
+                const __m512 one = _mm512_mask_loadu_ps(other, (__mmask16)twice, row);
+                const __m512 two = _mm512_mask_loadu_ps(other, (__mmask16)(twice >> 16), row + 16);
+                const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8,
+                                                      6, 4, 2, 0);
+                _mm512_store_ps(to + n, _mm512_permutex2var_ps(one, even, two));
+            }
+        }
+        return;
+    }
+#endif
+    for (int64_t n = 0; n < in.from; n++) to[n] = fill;
+    if (step == 1 && in.to > in.from)
+        memcpy(to + in.from, row + in.from, 4 * (in.to - in.from));
+    else
+        for (int64_t n = in.from; n < in.to; n++) to[n] = row[n * step];
+    for (int64_t n = in.to; n < wide; n++) to[n] = fill;
+}
+
+#endif
