@@ -360,8 +360,8 @@ def oneshot(found: Any) -> Iterator[str]:
         "each layer alone or all together (*global*); it, magnitude and random get their batch "
         "norms recalibrated on the same samples, FLAP its biases. Where Torch-Pruning's cut of a "
         "whole network does not run, only layers inside blocks were cut (*inside*). *Faster*: "
-        "measured in turns with the dense network. *excise, depth*: whole residual branches may go. "
-        "*excise, blocks* adds 100 steps of block "
+        "measured in turns with the dense network. *excise, depth*: whole residual branches may "
+        "go. *excise, blocks* adds 100 steps of block "
         "reconstruction on the same samples. *excise, 2 epochs* is no row of one shot: two epochs "
         "of recovery toward the dense model's blocks, on 10,000 images without labels."
     )
