@@ -79,9 +79,20 @@ def _asked(x: Tensor, inner: Any) -> Any:
     return x + inner(x.to(inner.weight.dtype))
 
 
+def _told(x: Tensor, inner: nn.Module) -> Any:
+    known = isinstance(inner, nn.Linear)
+    return x + inner(x) if known else (x + inner(x)).relu()
+
+
+def _sized(x: Tensor, inner: nn.Module) -> Any:
+    return (x + inner(x))[: 2 if isinstance(inner, nn.Linear) else 1]
+
+
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
+        (_told, "does relu in place of linear"),
+        (_sized, "slice makes another shape"),
         (_twice, "is called 2 times"),
         (_shared, "is used elsewhere"),
         (_shifted, "add after inner may make something of zeros"),
