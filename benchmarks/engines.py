@@ -40,8 +40,8 @@ HOMES = {
 }  # fmt: skip
 """Engine -> the environment that it lives in; none for this one."""
 SPARSE = ("excise", "excise compiled", "DeepSparse")
-CLOSE, CLOSE_BF16 = 1e-3, 0.1
-"""Of the largest element. In bfloat16, fifty layers of random weights are hundredths apart."""
+CLOSE, CLOSE_BF16 = 1e-3, 0.2
+"""Of the largest element. In bfloat16, MobileNets of random weights end a tenth from float32."""
 ROUNDS, TURN_S, PAUSE_S = 7, 0.5, 0.05
 
 
