@@ -107,7 +107,7 @@ def test_swapped_layers_compute_the_same_on_other_inputs_too(
 def test_a_compiled_model_is_what_it_was_and_so_are_its_copies(
     copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the whole is fastest compiled: its layers, state and training are those of the model."""
+    """Where it is fastest compiled: its layers, state and training are those of the model."""
     ratios = iter([2.0, 3.0])
     module = sys.modules["excise.sparse.sparsify"]
     real = module.speedup
