@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import page_sparse
 import zoo
 from attempt import SUITES, VERIFIED
+from layout import table
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -27,13 +29,6 @@ out by `benchmarks/page.py`. Measured on two cores of a shared x86 server proces
 with CPU builds of the versions in `constraints.txt`. Absolute times on such a machine are noise;
 ratios were measured side by side in one process.
 """
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = [header, rule, *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def coverage(_: Any) -> Iterator[str]:
@@ -487,6 +482,9 @@ SECTIONS: dict[str, tuple[str, str | None, Callable[[Any], Iterator[str]]]] = {
     "shrink_real.py": ("Masked trained networks", "shrink_real.json", shrink_real),
     "packed.py": ("Zeros in files", "packed.json", packed),
     "zeros.py": ("Zeros in one shot", "zeros.json", zeros),
+    "seed.py": ("Half of every convolution masked, end to end", "seed.json", page_sparse.seed),
+    "engines.py": ("Whole networks with zeros", "engines.json", page_sparse.engines),
+    "kernels.py": ("Kernels on nonzeros", "kernels.json", page_sparse.kernels),
     "budget.py": ("A speed that was asked for", "budget.json", budget),
 }
 

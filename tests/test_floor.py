@@ -18,11 +18,11 @@ FLOORS = (  # bottom first, see docs/decisions/0004-rooms.md and what adds to it
     ("units", "errors", "ranks"),
     ("axes",),
     ("trace", "rules", "layers", "packing"),
-    ("equality", "graph", "configuration"),
+    ("equality", "graph", "branch", "configuration"),
     ("uniform", "plan", "calibration", "scores", "measure"),
-    ("budget", "surgery", "exact", "refit", "zero", "recover"),
+    ("budget", "surgery", "exact", "refit", "depth", "zero", "recover"),
     ("verify",),
-    ("files", "report", "prune", "schedule", "shrink", "sparse"),
+    ("sparse", "files", "report", "prune", "schedule", "shrink"),
     ("testing", "demo", "cli", "__main__"),
 )
 LINE = [room for floor in FLOORS for room in floor]

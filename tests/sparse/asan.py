@@ -20,6 +20,7 @@ from tests.sparse.case import (
     check_linear,
     check_planes,
 )
+from tests.sparse.test_bfloat import check as check_short
 
 
 def main(path: str) -> None:
@@ -36,6 +37,7 @@ def main(path: str) -> None:
     for case in LINEARS:
         check_linear(*case)
         check_gemv(case[0], case[1])
+        check_short(case[0], case[1])
     for conv in CONVS:
         check_conv(*conv)
     for planes in PLANES:

@@ -189,7 +189,7 @@ def test_a_model_without_zeros_is_left_alone() -> None:
 
 def test_without_kernels_the_model_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        sys.modules["excise.sparse.sparsify"], "library", lambda: Missing("no compiler")
+        sys.modules["excise.sparse.sparsify"], "available", lambda: Missing("no compiler")
     )
     made = sparsify(net(), torch.randn(1, 3, 16, 16))
     assert "no compiler" in made.why

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from excise.sparse.kernels import Bits, Blocks, Ending, Geometry, Tile, conv2d, gemv, linear
+from excise.sparse.kernels import Bits, Blocks, Ending, Geometry, Rows, Tile, conv2d, gemv, linear
+from excise.sparse.kernels import borrowed as lent
 from excise.sparse.kernels.product import ACTIVATIONS
 
 _NAMES = {number: name for name, number in ACTIVATIONS.items()}
@@ -37,14 +38,18 @@ def _linear(  # noqa: PLR0917 - an operator's schema is positional
     tiles: int,
 ) -> Tensor:
     rows, columns, *rest = sizes
-    flat, ending = x.contiguous().view(-1, columns), Ending(bias)
-    if kind == "mask":
+    flat, ending = x.contiguous().view(-1, columns), Ending(bias).wide
+    if kind == "tiles":
+        flat = flat.float()  # bfloat16 is multiplied in float32, and rounded once at the end
+    if kind == "torch":
+        y = lent.linear(Rows(value, column, pointer, (rows, columns)), flat.float(), ending.bias)
+    elif kind == "mask":
         y = gemv(Bits(value, column, pointer, (rows, columns)), flat[0], ending)
     else:
         blocks = Blocks(value, column, pointer, (rows, columns, rest[0], rest[1]))
         one = kind == "gemv"
         y = gemv(blocks, flat[0], ending) if one else linear(blocks, flat, ending, tiles=tiles)
-    return y.view(*x.shape[:-1], rows)
+    return y.view(*x.shape[:-1], rows).to(x.dtype)
 
 
 def _conv2d(  # noqa: PLR0917 - as above
@@ -61,16 +66,21 @@ def _conv2d(  # noqa: PLR0917 - as above
     in_place: bool,  # noqa: FBT001 - as the operator's schema has it
     rows: int,
 ) -> Tensor:
+    if not tiles:  # torch's own product, which has no endings
+        a = Rows(value, column, pointer, (sizes[0], sizes[1]))
+        y = lent.conv2d(a, x.float(), geometry_of(geometry), Ending(bias).wide.bias)
+        return y.to(x.dtype)
     residual = None if residual is None else residual.contiguous()
-    return conv2d(
+    y = conv2d(
         Blocks(value, column, pointer, (sizes[0], sizes[1], sizes[2], sizes[3])),
-        x.contiguous(),
+        x.contiguous().float(),
         geometry_of(geometry),
-        Ending(bias, residual, _NAMES[activation]),
+        Ending(bias, residual, _NAMES[activation]).wide,
         tiles=tiles,
         in_place=in_place,
         tile=Tile(rows, tiles) if rows else None,
     )
+    return y.to(x.dtype)
 
 
 def geometry_of(numbers: Sequence[int]) -> Geometry:

@@ -1,5 +1,6 @@
 """Kernels: sparse weight times dense activation, in C, chosen for this machine when loaded."""
 
+from excise.sparse.kernels.borrowed import Borrowed, Rows, available, rows_of
 from excise.sparse.kernels.geometry import Geometry
 from excise.sparse.kernels.library import Library, Missing, library
 from excise.sparse.kernels.matrix import (
@@ -17,11 +18,14 @@ __all__ = [
     "MOST_VECTORS",
     "Bits",
     "Blocks",
+    "Borrowed",
     "Ending",
     "Geometry",
     "Library",
     "Missing",
+    "Rows",
     "Tile",
+    "available",
     "bits_of",
     "blocks_of",
     "conv2d",
@@ -32,4 +36,5 @@ __all__ = [
     "library",
     "linear",
     "mean",
+    "rows_of",
 ]

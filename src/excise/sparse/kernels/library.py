@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 _NAMES = ("v4", "v3", "base")  # fastest first
 _KERNELS = (
     "spmm", "linear", "conv", "direct", "depthwise", "largest", "mean", "gemv", "gemv_mask",
-    "lanes",
+    "gemv_short", "gemv_mask_short", "lanes", "dots",
 )  # fmt: skip
 _RUNTIMES = r"\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.(?:so|dylib)[^/\s]*"
 
@@ -30,11 +30,19 @@ class Matrix(Structure):
 
 
 class Mask(Structure):
-    """`bitmask` of gemv.c."""
+    """`bitmask` of gemv.c, `short_bitmask` of bfloat.c."""
 
     _fields_ = [
         ("value", c_void_p), ("mask", c_void_p), ("pointer", c_void_p),
         ("rows", c_int64), ("words", c_int64),
+    ]  # fmt: skip
+
+
+class ShortMatrix(Structure):
+    """`short_matrix` of bfloat.c."""
+
+    _fields_ = [
+        ("value", c_void_p), ("index", c_void_p), ("pointer", c_void_p), ("rows", c_int64),
     ]  # fmt: skip
 
 
@@ -74,11 +82,13 @@ class Library(NamedTuple):
         name: "v4" for AVX-512, "v3" for AVX2, "base".
         lanes: floats in a vector.
         code: the loaded library.
+        dots: whether it multiplies pairs of bfloat16 in one step here.
     """
 
     name: str
     lanes: int
     code: Any
+    dots: bool = False
 
 
 class Missing(NamedTuple):
@@ -87,15 +97,21 @@ class Missing(NamedTuple):
     why: str
 
 
+def wanted() -> str:
+    """Which kernels the surroundings ask for; empty for the fastest."""
+    return os.environ.get("EXCISE_KERNELS", "")
+
+
 @functools.cache
 def library() -> Library | Missing:
     """The fastest kernels that this machine runs; chosen once.
 
-    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none.
+    `EXCISE_KERNELS` set to "v4", "v3" or "base" asks for one of them, "none" for none, "torch" for
+    what torch carries instead.
     """
-    asked = os.environ.get("EXCISE_KERNELS", "")
-    if asked == "none":
-        return Missing("EXCISE_KERNELS=none")
+    asked = wanted()
+    if asked in {"none", "torch"}:
+        return Missing(f"EXCISE_KERNELS={asked}")
     if not (FOLDER / "libexcise-base.so").exists():
         return Missing("they were not compiled: install excise where there is a C compiler")
     _share_threads()
@@ -134,9 +150,15 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     code.excise_mean.argtypes = [POINTER(Product)]
     code.excise_gemv.argtypes = [POINTER(Matrix), c_void_p, c_void_p, POINTER(Finish), c_int64]
     code.excise_gemv_mask.argtypes = [POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64]
+    code.excise_gemv_short.argtypes = [
+        POINTER(ShortMatrix), c_void_p, c_void_p, POINTER(Finish), c_int64,
+    ]  # fmt: skip
+    code.excise_gemv_mask_short.argtypes = [
+        POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64, c_int64,
+    ]  # fmt: skip
     for kernel in _KERNELS:
         getattr(code, f"excise_{kernel}").restype = c_int
-    return Library(name, int(code.excise_lanes()), code)
+    return Library(name, int(code.excise_lanes()), code, bool(code.excise_dots()))
 
 
 def _share_threads() -> None:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from excise.sparse.kernels.geometry import Geometry
-from excise.sparse.kernels.library import Finish, Library, Mask, Matrix, Product, Window, library
+from excise.sparse.kernels.library import (
+    Finish,
+    Library,
+    Mask,
+    Matrix,
+    Product,
+    ShortMatrix,
+    Window,
+    library,
+)
 from excise.sparse.kernels.matrix import Bits, Blocks, Tile
 
 ACTIVATIONS = {
@@ -35,6 +44,13 @@ class Ending(NamedTuple):
     residual: Tensor | None = None
     activation: str = "none"
     late: bool = False
+
+    @property
+    def wide(self) -> Ending:
+        """The same in float32, as kernels take it."""
+        bias = None if self.bias is None else self.bias.float()
+        residual = None if self.residual is None else self.residual.float()
+        return self._replace(bias=bias, residual=residual)
 
     def struct(self) -> Finish:
         """For the kernels; the tensors have to live as long."""
@@ -148,21 +164,31 @@ def window_of(geometry: Geometry, size: tuple[int, int, int]) -> Window:
 
 
 def gemv(a: Blocks | Bits, x: Tensor, ending: Ending) -> Tensor:
-    """`weight @ x` of one x (columns): (rows). `Blocks` have to be a single block."""
-    y = x.new_empty(a.sizes[0])
-    finish, threads = ending.struct(), torch.get_num_threads()
-    if isinstance(a, Blocks):
-        failed = _code().excise_gemv(
-            byref(_matrix(a)), x.data_ptr(), y.data_ptr(), byref(finish), threads
-        )
-    else:
+    """`weight @ x` of one x (columns): (rows), in float32. `Blocks` have to be a single block.
+
+    Where the values are bfloat16, so is x, and each product of two is added up in float32.
+    """
+    y = x.new_empty(a.sizes[0], dtype=torch.float32)
+    short, code = a.value.dtype is torch.bfloat16, _code()
+    last = (y.data_ptr(), byref(ending.struct()), torch.get_num_threads())
+    if isinstance(a, Bits):
         words = a.mask.shape[1]
         whole = x.new_zeros(words * 64)
         whole[: x.shape[0]] = x
         mask = Mask(a.value.data_ptr(), a.mask.data_ptr(), a.pointer.data_ptr(), a.sizes[0], words)
-        failed = _code().excise_gemv_mask(
-            byref(mask), whole.data_ptr(), y.data_ptr(), byref(finish), threads
+        given = (byref(mask), whole.data_ptr(), *last)
+        if short:
+            failed = code.excise_gemv_mask_short(*given, int(_found().dots))
+        else:
+            failed = code.excise_gemv_mask(*given)
+    elif short:
+        wide = x.float()
+        pointers = (a.value.data_ptr(), a.column.data_ptr(), a.pointer.data_ptr())
+        failed = code.excise_gemv_short(
+            byref(ShortMatrix(*pointers, a.sizes[0])), wide.data_ptr(), *last
         )
+    else:
+        failed = code.excise_gemv(byref(_matrix(a)), x.data_ptr(), *last)
     _check(failed)
     return y
 
@@ -171,10 +197,14 @@ def _matrix(a: Blocks) -> Matrix:
     return Matrix(a.value.data_ptr(), a.column.data_ptr(), a.pointer.data_ptr(), *a.sizes)
 
 
-def _code() -> Any:
+def _found() -> Library:
     found = library()
     assert isinstance(found, Library)  # noqa: S101 - layers ask before they call
-    return found.code
+    return found
+
+
+def _code() -> Any:
+    return _found().code
 
 
 def _check(failed: int) -> None:
