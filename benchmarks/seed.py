@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # before excise, which tells a compiler that is loaded of its backend
 import vision
 from engine_nets import settle
 from torch import Tensor, nn
