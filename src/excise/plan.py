@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from excise.errors import PlanFormatError, StalePlanError
+from excise.layers import Bypassed
+from excise.layers.bypass import KINDS
 
-VERSION = 2
-"""What this excise reads; a plan without new biases is written as version 1."""
+VERSION = 3
+"""What this excise reads; a plan is written as the first version that has all its fields."""
 _DEEPEST = 200  # brackets in brackets; a network of that many nested concatenations is none
 
 
@@ -34,6 +36,13 @@ class AttributeCut(NamedTuple):
     after: int
 
 
+class BranchCut(NamedTuple):
+    """One residual branch that is removed: its name, and the modules that are replaced for it."""
+
+    name: str
+    modules: tuple[Bypassed, ...]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A complete, checkable description of a cut: no tensors, no model, no hidden state.
@@ -48,6 +57,8 @@ class Plan:
         attributes: every int that repeats a length which changes.
         shapes: name -> shape of every tensor of the model before the cut, to recognise it.
         biases: linear layers and convolutions without a bias that get one (since version 2).
+        branches: residual branches that are removed (since version 3). What lies inside one is in
+            `shapes` and in none of the other fields.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -56,6 +67,29 @@ class Plan:
     attributes: tuple[AttributeCut, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     biases: tuple[str, ...] = ()
+    branches: tuple[BranchCut, ...] = ()
+
+    @property
+    def bypassed(self) -> tuple[Bypassed, ...]:
+        """Every module that is replaced."""
+        return tuple(module for branch in self.branches for module in branch.modules)
+
+    def gone(self, name: str) -> bool:
+        """Whether a module, or the tensor of that name, lies in a branch that is removed.
+
+        >>> plan = Plan({}, {}, (), branches=(BranchCut("b", (Bypassed("b", "identity"),)),))
+        >>> plan.gone("b.0.weight"), plan.gone("b"), plan.gone("body.weight")
+        (True, True, False)
+        """
+        return any(f"{name}.".startswith(f"{each.module}.") for each in self.bypassed)
+
+    @property
+    def widths(self) -> Plan:
+        """The same cut of a model without the branches."""
+        if not self.branches:
+            return self
+        left = {name: shape for name, shape in self.shapes.items() if not self.gone(name)}
+        return replace(self, branches=(), shapes=left)
 
     def kept(self, axis: str) -> npt.NDArray[np.bool_]:
         """Which units of an axis stay: one boolean per unit.
@@ -82,10 +116,12 @@ class Plan:
 
     def to_json(self) -> str:
         """Render as JSON; the keys are the field names, ranges of removed units stay lists."""
-        new = {"biases": list(self.biases)} if self.biases else {}
+        new: dict[str, Any] = {"biases": list(self.biases)} if self.biases else {}
+        if self.branches:
+            new["branches"] = [[b.name, [list(m) for m in b.modules]] for b in self.branches]
         return json.dumps(
             {
-                "version": VERSION if self.biases else 1,
+                "version": 3 if self.branches else 2 if self.biases else 1,
                 "removed": {k: list(v) for k, v in self.removed.items()},
                 "sizes": dict(sorted(self.sizes.items())),
                 "tensors": [[c.name, list(c.shape), list(c.dims)] for c in self.tensors],
@@ -132,6 +168,7 @@ class Plan:
                 raise PlanFormatError(
                     f"the removed units of {name!r} do not fit its {length} units"
                 )
+        self._check_branches()
         for cut in self.tensors:
             try:
                 found = tuple(_length(dim, self.sizes) for dim in cut.dims)
@@ -139,6 +176,19 @@ class Plan:
                 raise PlanFormatError(f"{cut.name} has an unreadable dimension") from error
             if found != cut.shape:
                 raise PlanFormatError(f"{cut.name} is {cut.shape}, its dimensions say {found}")
+
+    def _check_branches(self) -> None:
+        names = [each.module for each in self.bypassed]
+        for each in self.bypassed:
+            inside = [n for n in names if n != each.module and n.startswith(f"{each.module}.")]
+            good = not inside and names.count(each.module) == 1 and each.place >= 0
+            good = good and each.makes in KINDS and each.place <= max(0, each.outputs - 1)
+            if not good or not each.module:
+                raise PlanFormatError(f"what stands in for {each.module!r} contradicts itself")
+        touched = [cut.name for cut in self.tensors] + [cut.module for cut in self.attributes]
+        for name in (*touched, *self.biases):
+            if self.gone(name):
+                raise PlanFormatError(f"{name} is cut, and lies in a branch that is removed")
 
     def then(self, later: Plan) -> Plan:
         """This cut and a later one of its result, as one cut.
@@ -163,16 +213,33 @@ class Plan:
             left = np.flatnonzero(self.kept(axis)) if axis in self.sizes else None
             gone = units if left is None else left[list(units)].tolist()
             removed[axis] = tuple(sorted({*removed.get(axis, ()), *gone}))
-        made = Plan(
+        joined = Plan(
             removed,
             {**later.sizes, **self.sizes},
             self._tensors_with(later),
             _attributes(self.attributes, later.attributes),
             self.shapes or later.shapes,
             self.biases + later.biases,
+            _branches(self.branches, later),
         )
-        made._check_joined(self, later)
+        made = joined.without_gone()
+        made.check_joined(self, later)
         return made
+
+    def without_gone(self) -> Plan:
+        """The same without what an earlier cut did inside a branch that is removed now."""
+        if not self.branches:
+            return self
+        tensors = tuple(cut for cut in self.tensors if not self.gone(cut.name))
+        words = {word for cut in tensors for dim in cut.dims for word in _split(dim)}
+        return replace(
+            self,
+            tensors=tensors,
+            attributes=tuple(cut for cut in self.attributes if not self.gone(cut.module)),
+            biases=tuple(name for name in self.biases if not self.gone(name)),
+            removed={axis: units for axis, units in self.removed.items() if axis in words},
+            sizes={axis: size for axis, size in self.sizes.items() if axis in words},
+        )
 
     def _tensors_with(self, later: Plan) -> tuple[TensorCut, ...]:
         """Tensors that one of two cuts shrinks, at their first shape."""
@@ -181,7 +248,7 @@ class Plan:
         theirs = (cut for cut in later.tensors if cut.name not in mine | dict.fromkeys(ours))
         return (*self.tensors, *theirs)
 
-    def _check_joined(self, first: Plan, later: Plan) -> None:
+    def check_joined(self, first: Plan, later: Plan) -> None:
         """Refuse two cuts that do not name their axes alike: each tensor has to end the same."""
         self.check()
         one = {cut.name: [first.indices(dim) for dim in cut.dims] for cut in first.tensors}
@@ -200,6 +267,7 @@ class Plan:
             for name, units in self.removed.items()
         ]
         lines += [f"{name}: gets a bias" for name in self.biases]
+        lines = [f"{branch.name}: the whole branch" for branch in self.branches] + lines
         return "\n".join(lines) or "nothing is removed"
 
 
@@ -212,6 +280,12 @@ def _attributes(
         known = found.get((cut.module, cut.attribute))
         found[cut.module, cut.attribute] = cut if known is None else known._replace(after=cut.after)
     return tuple(cut for cut in found.values() if cut.before != cut.after)
+
+
+def _branches(first: tuple[BranchCut, ...], later: Plan) -> tuple[BranchCut, ...]:
+    """Branches that one of two cuts removes; modules inside a later one are gone with it."""
+    left = ((b, tuple(m for m in b.modules if not later.gone(m.module))) for b in first)
+    return (*(b._replace(modules=modules) for b, modules in left if modules), *later.branches)
 
 
 def checked(plan: Any) -> Plan:
@@ -236,7 +310,17 @@ def _read(raw: dict[str, Any]) -> Plan:
         ),
         shapes={k: _ints(v) for k, v in raw["shapes"].items()},
         biases=_words(raw.get("biases", [])),
+        branches=tuple(
+            BranchCut(_word(name), tuple(_bypassed(*each) for each in modules))
+            for name, modules in raw.get("branches", [])
+        ),
     )
+
+
+def _bypassed(module: Any, makes: Any, given: Any, *form: Any) -> Bypassed:
+    which = given if isinstance(given, str) else _ints([given])[0]
+    outputs, place = _ints(form)
+    return Bypassed(_word(module), _word(makes), which, outputs, place)
 
 
 def _ints(values: Iterable[Any]) -> tuple[int, ...]:

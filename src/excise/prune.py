@@ -13,9 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from excise import measure
 from excise.budget import DEFAULT_MIN_KEEP, TIMED, Asked, Attempt, timed
+from excise.budget.choose import Options, counted
+from excise.budget.depth import check_branches, check_depth, planned
 from excise.budget.option import check_values, patterns_of, target_of
-from excise.budget.plan import Options, counted, planned
 from excise.calibration import Batch, batches, shown
+from excise.depth import branched
 from excise.errors import InvalidTargetError
 from excise.graph import AxisGraph, trace, traced
 from excise.measure import Speedup
@@ -26,9 +28,9 @@ from excise.plan import Plan
 from excise.ranks import jointly, present
 from excise.recover import Reconstruction
 from excise.recover import reconstruct as rebuild
-from excise.refit import Refit, refit
+from excise.refit import DEFAULT_HELD_BYTES, Refit, check_bytes, refit
 from excise.report import Report
-from excise.scores import CALIBRATED, Curves, Scores, by_name
+from excise.scores import CALIBRATED, Curves, Scores, by_name, obs
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
@@ -81,6 +83,7 @@ def prune(
     pattern: str | None = None,
     calibration: Any = None,
     samples: int = 512,
+    calibration_bytes: int = DEFAULT_HELD_BYTES,
     reconstruct: int = 0,
     progress: bool = False,
     criterion: str | Callable[..., Scores | Curves] | None = None,
@@ -88,6 +91,7 @@ def prune(
     min_keep: float = DEFAULT_MIN_KEEP,
     protect: str | Iterable[str] = (),
     uniform: bool = False,
+    depth: bool = False,
     verify: bool = True,
     latency: bool = True,
     **kwargs: Any,
@@ -125,6 +129,9 @@ def prune(
         calibration: inputs of the kind the model will see: a tensor, a list of batches or a data
             loader; labels in it are left out.
         samples: use so many of them, over all ranks.
+        calibration_bytes: most bytes that calibration holds at one time beside models and data: of
+            second moments while units are weighed, of activations while layers are refitted. What
+            does not fit is left to another pass, or to batches that join behind wide layers.
         reconstruct: after the refit, train the blocks toward the dense model's for so many steps of
             one batch each (`excise.recover.reconstruct`); no labels, and put back if it does not
             help on batches that were held out. Minutes where the refit takes seconds.
@@ -135,6 +142,9 @@ def prune(
         min_keep: least to keep of each group: units if >= 1, else a fraction.
         protect: names or patterns of modules that stay whole.
         uniform: cut repeated layers alike, and stay within what the model's configuration can say.
+        depth: whole residual branches may go as well (calibration data wanted), where that costs
+            less than narrower ones; `excise.branch.branches(graph)` says which can, and why the
+            others can not. `min_keep` does not hold inside a branch that goes.
         verify: prove that removed equals silenced; costs two forward passes in float64.
         latency: measure milliseconds before and after, in turns.
         kwargs: keyword inputs of the model.
@@ -162,8 +172,9 @@ def prune(
         "speedup": speedup,
         "latency_ms": latency_ms,
     }
+    check_bytes("calibration_bytes", calibration_bytes)
     if sparsity is not None or pattern is not None:
-        _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform)
+        _check_alone(budgets, criterion, reconstruct=reconstruct, uniform=uniform, depth=depth)
         with shown() if progress else contextlib.nullcontext():
             zeroed = zero(
                 model,
@@ -172,6 +183,7 @@ def prune(
                 pattern=pattern or "unstructured",
                 calibration=calibration,
                 samples=samples,
+                held_bytes=calibration_bytes,
                 method=cast("str | None", criterion),
                 protect=protect,
                 **kwargs,
@@ -183,7 +195,8 @@ def prune(
     example = Batch(inputs, kwargs)
     if budget[0] in TIMED:
         _check_timed(model, example, budget)
-    options = Options(round_to, min_keep, patterns_of(protect), uniform)
+    options = Options(round_to, min_keep, patterns_of(protect), uniform, depth=depth)
+    _check_depth(budget[0], calibration, depth=depth, uniform=uniform)
     with evaluated(model) if budget[0] in TIMED else contextlib.nullcontext():
         graph = trace(model, *inputs, **kwargs)
         check_finite(dict(model.named_parameters()))
@@ -193,7 +206,8 @@ def prune(
         if calibration is not None:
             data = batches(calibration, inputs, kwargs, samples=samples)
         with shown() if progress else contextlib.nullcontext():
-            scores = scored(model, graph, criterion, data)
+            scores = scored(model, graph, criterion, data, calibration_bytes)
+            scores = _with_branches(model, graph, scores, data if depth else None)
         check_values(graph, scores)
         attempts: list[Attempt] = []
         if budget[0] in TIMED:
@@ -211,11 +225,30 @@ def prune(
     repaired = rebuilt = None
     with shown() if progress else contextlib.nullcontext():
         if data is not None:
-            repaired = refit(model, small, made, data)
+            repaired = refit(model, small, made, data, held_bytes=calibration_bytes)
             if reconstruct:
                 rebuilt = rebuild(model, small, made, data, steps=reconstruct)
     report = ranks.first(lambda: _report(model, small, example, attempts, latency=latency))
     return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
+
+
+def _check_depth(name: str, calibration: Any, *, depth: bool, uniform: bool) -> None:
+    """Refuse what stands against removing whole branches, before anything is done."""
+    if depth:
+        check_depth(name, uniform=uniform)
+        if calibration is None:
+            raise InvalidTargetError("depth", "True without data", "calibration data with it")
+
+
+def _with_branches(
+    model: nn.Module, graph: AxisGraph, scores: Scores | Curves, data: list[Batch] | None
+) -> Scores | Curves:
+    """Curves with the costs of branches, if asked for, and not said by a criterion of one's own."""
+    if data is None:
+        return scores
+    if isinstance(scores, Curves) and scores.branches is None:
+        return branched(model, graph, scores, data)
+    return check_branches(scores)
 
 
 def _check_alone(budgets: dict[str, Any], criterion: Any, **options: Any) -> None:
@@ -283,8 +316,11 @@ def scored(
     graph: AxisGraph,
     criterion: str | Callable[..., Scores | Curves] | None,
     data: list[Batch] | None,
+    most: int = DEFAULT_HELD_BYTES,
 ) -> Scores | Curves:
     """What a criterion says of a traced model; by default "obs" with data, else "magnitude".
+
+    `obs` holds at most so many bytes of second moments.
 
     Raises:
         InvalidTargetError: no such criterion, or one that needs data without any.
@@ -299,4 +335,6 @@ def scored(
         raise InvalidTargetError("criterion", f"{name!r} without data", "calibration data with it")
     with evaluated(model):  # in eval mode other operations run, but axes have the same names
         seen = traced(model, data[0].args, data[0].kwargs, real=True)  # as data goes through it
+        if score is obs:
+            return obs(model, seen, data, gram_bytes=most)
         return score(model, seen, data)

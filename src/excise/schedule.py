@@ -12,9 +12,11 @@ from torch import nn
 
 from excise import measure
 from excise.budget import DEFAULT_MIN_KEEP, build
+from excise.budget.choose import Asking, Budget, Options
 from excise.budget.cost import meter_of
+from excise.budget.depth import planned
 from excise.budget.option import check_options, check_values, patterns_of, protected, target_of
-from excise.budget.plan import Budget, Options, planned
+from excise.budget.presence import Presence
 from excise.calibration import Batch, batches, shown
 from excise.errors import InvalidTargetError, UnreachableTargetError
 from excise.graph import AxisGraph, trace
@@ -226,9 +228,14 @@ class _Work:
         args, kwargs = self.example
         return measure.everything(self.model, *args, latency=False, **kwargs)
 
-    def budget(self, keep: float) -> Callable[[AxisGraph], Budget]:
+    def budget(self, keep: float) -> Asking:
         """A budget that is a fraction of what the model had when the schedule began."""
-        return lambda graph: Budget(self.name, keep, meter_of(graph, self.name), keep * self.total)
+
+        def budget(graph: AxisGraph, presence: Presence | None = None) -> Budget:
+            meter = meter_of(graph, self.name, presence)
+            return Budget(self.name, keep, meter, keep * self.total)
+
+        return budget
 
     def check_reachable(self, graph: AxisGraph, keep: float) -> None:
         """Refuse a last budget below the smallest model, before the first cut.

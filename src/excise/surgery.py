@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from excise.errors import NonFiniteWeightError, OptimizerStateError, StalePlanError
+from excise.layers import Bypass, stand_ins
 from excise.plan import Plan, checked
 from excise.trace import skeleton
 
@@ -19,11 +20,12 @@ Optimizers: TypeAlias = "Optimizer | Sequence[Optimizer] | None"
 def remove(
     model: nn.Module, plan: Plan, *, inplace: bool = False, optimizer: Optimizers = None
 ) -> nn.Module:
-    """Return the model without the units that the plan removes: smaller, dense, same class.
+    """Return the model without what the plan removes: smaller, dense, same class.
 
     Everything is checked, and every new tensor is made, before anything changes; a failure leaves
     model and optimizer as they were. Kept: tied weights, buffers, `.grad`, `requires_grad`, dtype,
     device, memory format, mode, hooks. Every attribute that repeats a length changes with it.
+    Modules of residual branches that go are replaced by `nn.Identity` or `excise.layers.Bypass`.
 
     Args:
         model: the model that the plan was made for.
@@ -31,7 +33,8 @@ def remove(
         inplace: change `model` itself; its `Parameter` objects stay the same ones. Otherwise a copy
             is made that never holds a full-size weight.
         optimizer: an optimizer of `model`, or several; their state (momenta, moments) is sliced
-            along, and their parameter groups point to the returned model's parameters.
+            along, and their parameter groups point to the returned model's parameters. Parameters
+            of branches that go leave them.
 
     Returns:
         The smaller model (`model` itself with `inplace=True`).
@@ -47,6 +50,8 @@ def remove(
     tensors = dict(skeleton.named_tensors(model))
     check(model, checked(plan), tensors)
     check_finite(tensors)
+    instead = stand_ins(model, plan.bypassed)
+    dropped, tensors = _left(model, tensors, instead)
     keep = _indices(plan, tensors)
     states = [(each, _states(each, model, keep)) for each in several(optimizer)]
     made: dict[int, Tensor] = {}
@@ -60,14 +65,47 @@ def remove(
         gradients[id(tensor)] = None if grad is None else sliced(grad, indices)
     old = list({id(t): t for t in tensors.values()}.values())
     if inplace:
+        _replace(model, instead)
         result, new = model, _swap(old, made, gradients)
     else:
         new = {id(t): _like(t, made[id(t)], gradients[id(t)]) for t in old}
-        result = skeleton.copied(model, dict(new))
+        result = skeleton.copied(model, {**dropped, **new, **instead})
     _rewrite(result, plan)
     for each, state in states:
-        _follow(each, new, state)
+        _follow(each, new, state, dropped.keys())
     return result
+
+
+def shortened(model: nn.Module, plan: Plan) -> nn.Module:
+    """A model without the plan's branches, all its units there; it shares the tensors.
+
+    Raises:
+        UnsupportedModelError, StalePlanError: as in `remove`.
+    """
+    skeleton.check(model)
+    tensors = dict(skeleton.named_tensors(model))
+    check(model, plan, tensors)
+    instead = stand_ins(model, plan.bypassed)
+    return skeleton.copied(model, {**{id(t): t for t in tensors.values()}, **instead})
+
+
+def _left(
+    model: nn.Module, tensors: Mapping[str, Tensor], instead: Mapping[int, nn.Module]
+) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+    """Tensors that go with the modules that are replaced, by id; and the others, by name."""
+    if not instead:
+        return {}, dict(tensors)
+    every = {id(t): t for t in tensors.values()}
+    left = dict(skeleton.named_tensors(skeleton.copied(model, {**every, **instead})))
+    stay = {id(t) for t in left.values()}
+    return {key: t for key, t in every.items() if key not in stay}, left
+
+
+def _replace(model: nn.Module, instead: Mapping[int, nn.Module]) -> None:
+    for module in list(model.modules()):
+        children = vars(module)["_modules"]
+        for name, child in list(children.items()):
+            children[name] = instead.get(id(child), child)
 
 
 def follow(optimizer: Optimizers, before: nn.Module, after: nn.Module, plan: Plan) -> None:
@@ -96,6 +134,7 @@ def follow(optimizer: Optimizers, before: nn.Module, after: nn.Module, plan: Pla
     skeleton.check(after)
     tensors = dict(skeleton.named_tensors(before))
     check(before, checked(plan), tensors)
+    dropped, tensors = _left(before, tensors, stand_ins(before, plan.bypassed))
     found = dict(skeleton.named_tensors(after))
     shapes = {cut.name: plan.shape_after(cut) for cut in plan.tensors}
     for name, tensor in tensors.items():
@@ -109,7 +148,7 @@ def follow(optimizer: Optimizers, before: nn.Module, after: nn.Module, plan: Pla
     states = [(each, _states(each, before, keep)) for each in several(optimizer)]
     new = {id(tensor): found[name] for name, tensor in tensors.items()}
     for each, state in states:
-        _follow(each, new, state)
+        _follow(each, new, state, dropped.keys())
 
 
 def several(optimizer: Any) -> tuple[Any, ...]:
@@ -128,9 +167,11 @@ def reshape(model: nn.Module, plan: Plan) -> nn.Module:
     skeleton.check(model)
     tensors = dict(skeleton.named_tensors(model))
     check(model, plan, tensors)
+    instead = stand_ins(model, plan.bypassed)
+    dropped, tensors = _left(model, tensors, instead)
     keep = _indices(plan, tensors)
     new = {id(t): _like(t, sliced(t.detach(), keep.get(id(t))), None) for t in tensors.values()}
-    result = skeleton.copied(model, dict(new))
+    result = skeleton.copied(model, {**dropped, **new, **instead})
     _rewrite(result, plan)
     return result
 
@@ -177,7 +218,12 @@ def check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
             present = None
         if present != edit.before:
             raise StalePlanError(f"{edit.module}.{edit.attribute}", str(edit.before), str(present))
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in (each.module for each in plan.bypassed):
+        if name not in modules:
+            raise StalePlanError(name, "a module", "not in this model")
+        if isinstance(modules[name], Bypass):
+            raise StalePlanError(name, "a branch", "removed already")
     for name in plan.biases:
         if getattr(modules.get(name), "weight", None) is None:
             raise StalePlanError(f"{name}.weight", "a tensor", "not in this model")
@@ -304,12 +350,16 @@ def _states(
 
 
 def _follow(
-    optimizer: Optimizer, new: Mapping[int, Tensor], states: Mapping[int, dict[str, Any]]
+    optimizer: Optimizer,
+    new: Mapping[int, Tensor],
+    states: Mapping[int, dict[str, Any]],
+    dropped: Collection[int],
 ) -> None:
-    """Point parameter groups and state to the new parameters."""
+    """Point parameter groups and state to the new parameters, and let go of dropped ones."""
     before = dict(optimizer.state)
     optimizer.state.clear()
     for parameter, state in before.items():
-        optimizer.state[new.get(id(parameter), parameter)] = states.get(id(parameter), state)
+        if id(parameter) not in dropped:
+            optimizer.state[new.get(id(parameter), parameter)] = states.get(id(parameter), state)
     for group in optimizer.param_groups:
-        group["params"] = [new.get(id(p), p) for p in group["params"]]
+        group["params"] = [new.get(id(p), p) for p in group["params"] if id(p) not in dropped]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_map, tree_map_only
 
 from excise.axes import Axis, leaves
+from excise.branch import Branch
+from excise.branch import named as of_modules
 from excise.budget import kept_indices, read_plan
 from excise.errors import TraceError, VerificationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan, checked, mask
-from excise.surgery import check, remove
+from excise.surgery import check, remove, shortened
 from excise.trace import Op, Ref
 from excise.trace.choice import Choice, alike, chooses, followed
 from excise.trace.record import Tape, output_leaves, run, widened
@@ -108,6 +110,10 @@ def verify(
     operation whose inputs agree below the tolerance picks in the original what it picked in the
     cut model, and is named in `ties`.
 
+    Where whole branches are gone, two comparisons make the proof. The original, in which each of
+    these branches is set to zero where it is added to its stream, has to compute what it computes
+    with the branches' modules replaced; and that model, silenced, what the cut one computes.
+
     Args:
         original: the model before the cut. Not touched.
         small: the model after it. Not touched.
@@ -127,6 +133,13 @@ def verify(
         check_model(model)
     check(original, checked(plan), dict(named_tensors(original)))
     args, named = _double((inputs, kwargs))
+    if plan.branches:
+        return _in_two_steps(original, small, plan, args, named)
+    return _verified(original, small, plan, args, named)
+
+
+def _verified(original: nn.Module, small: nn.Module, plan: Plan, args: Any, named: Any) -> Verdict:
+    """As `verify`, of a cut that leaves every branch."""
     verdict, silent = _compare(original, small, plan, args, named)
     if not silent:
         return verdict
@@ -135,6 +148,59 @@ def verify(
     if not _same_cut(original, small, plan):
         return Verdict("exact", float("inf"), (("the weights", float("inf")),), ())
     return verdict
+
+
+def _in_two_steps(
+    original: nn.Module, small: nn.Module, plan: Plan, args: Any, named: Any
+) -> Verdict:
+    """The original with its branches silenced against the shorter model, and that against `small`.
+
+    The verdict has the larger difference of the two, output by output.
+    """
+    try:
+        for real in (False, True):  # as in `_compare`
+            first, flat = _bypass(original, plan, args, named, real=real)
+            if not first.reason:
+                break
+        if flat:
+            first, _ = _bypass(_noisy(original), plan, args, named, real=real)
+    except TraceError as error:
+        return _unproved(str(error).split("\n")[0])
+    if first.reason:
+        return first
+    second = _verified(shortened(original, plan), small, plan.widths, args, named)
+    if second.reason:
+        return second
+    worst = dict(first.outputs)
+    outputs = tuple(
+        (path, max(worst.get(path, 0.0), d, key=_nan_last)) for path, d in second.outputs
+    )
+    return replace(second, worst=_worst((*first.outputs, *second.outputs)), outputs=outputs)
+
+
+def _bypass(
+    original: nn.Module, plan: Plan, args: Any, named: Any, *, real: bool
+) -> tuple[Verdict, bool]:
+    """The original with zeros in place of branches, against the one whose modules are replaced.
+
+    Returns:
+        The verdict, and whether all outputs are zero and so prove nothing.
+    """
+    wide = _eval64(original)
+    before = traced(wide, args, named, wide=True, real=real)
+    try:
+        chosen = of_modules(before, (cut.modules for cut in plan.branches))
+    except KeyError as error:
+        name = error.args[0][-1].module
+        reason = f"{name} is no residual branch of the original with this input"
+        return _unproved(reason), False
+    tape = Unbranched(before, chosen)
+    wanted = _seeded(wide, tape, args, named)
+    if tape.lost:
+        return _unproved(tape.lost), False
+    found = _seeded(_eval64(shortened(original, plan)), Wide(), args, named)
+    outputs = tuple(_differences(wanted, found))
+    return Verdict("exact", _worst(outputs), outputs, ()), _flat_outputs(wanted)
 
 
 def _compare(
@@ -323,6 +389,26 @@ class Wide(Tape):
         del name
         self.count += 1
         return self.inside(func, args, kwargs)
+
+
+class Unbranched(Wide):
+    """Runs the original with branches set to zero where they are added to their streams."""
+
+    def __init__(self, before: AxisGraph, chosen: Sequence[Branch]) -> None:
+        super().__init__()
+        self.ops = before.trace.ops
+        self.places = {branch.add: branch.place for branch in chosen}
+        self.lost = ""
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation; an addition of a branch without the branch."""
+        if not self.lost and (self.count >= len(self.ops) or self.ops[self.count].name != name):
+            self.lost = f"with real data the original takes another path at operation {self.count}"
+        place = self.places.get(self.count)
+        if place is not None and not self.lost:
+            with self.pause():
+                args[place].zero_()  # nothing else reads it
+        return super().step(name, func, args, kwargs)
 
 
 class Chosen(Wide):

@@ -80,3 +80,37 @@ def test_a_batch_that_does_not_run_is_refused() -> None:
     wrong = Batch((torch.randn(2, 4, 6, 6, dtype=torch.float64),), {})
     with Lanes(model, [data[0], wrong], ops, []) as lanes, pytest.raises(ExampleError):
         lanes.advance()
+
+
+def test_a_late_batch_catches_up_with_what_was_changed() -> None:
+    model, data = doubled(), batches(3)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    stops = [i for i, op in enumerate(ops) if op.name in {"convolution", "linear"}]
+    there, last = [], []
+    with (
+        Lanes(model, data, ops, stops, joins=[0, 2, len(stops)]) as lanes,
+        torch.no_grad(),
+    ):
+        for visits in lanes:
+            there.append([visit.place for visit in visits])
+            if visits[0].number == stops[1]:
+                model.conv1.weight.zero_()  # the late one has not run it yet
+            last = [visit.run() for visit in visits]
+    assert there == [[0]] * 2 + [[0, 1]] * (len(stops) - 2)
+    with torch.no_grad():
+        for made, batch in zip(last, data, strict=False):
+            assert torch.equal(made, model(*batch.args))
+
+
+def test_nothing_is_held_longer_than_it_is_wanted() -> None:
+    model, data = doubled(), batches(2)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    stops = [i for i, op in enumerate(ops) if op.name in {"convolution", "linear"}]
+    first = next(i for i, op in enumerate(ops) if op.name == "relu")
+    kept, old = [], []
+    with Lanes(model, data, ops, stops, keep={first: stops[2]}) as lanes, torch.no_grad():
+        for visits in lanes:
+            assert all(visit.result is None and not visit.args for visit in old)
+            kept.append([first in visit.kept for visit in visits])
+            old = visits
+    assert kept == [[False] * 2] + [[True] * 2] * 2 + [[False] * 2] * (len(stops) - 3)

@@ -36,7 +36,7 @@ def test_the_plan_is_as_printed(scope: dict[str, Any]) -> None:
 
 
 def test_every_key_is_specified(scope: dict[str, Any]) -> None:
-    for key in (*scope["metadata"], *JSON[1], "biases", "excise.packed"):
+    for key in (*scope["metadata"], *JSON[1], "biases", "branches", "excise.packed"):
         assert f"| `{key}` |" in TEXT
 
 

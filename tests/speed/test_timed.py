@@ -6,7 +6,7 @@ import pytest
 
 import excise
 from excise.budget.clock import clock_of
-from excise.budget.plan import Options
+from excise.budget.choose import Options
 from excise.budget.speed import Asked, Attempt, timed
 from excise.errors import UnreachableTargetError
 from tests.speed.staircase import BLOCK, machine, rows, traced

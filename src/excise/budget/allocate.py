@@ -222,6 +222,11 @@ def allocate(state: State, limit: float) -> list[int]:
         steps save, so that each price is solved by coordinate descent; and the gap that prices
         leave (they only find corners of the convex hull) is filled by dynamic programming.
     """
+    return state.filled(priced(state, limit), limit)
+
+
+def priced(state: State, limit: float) -> list[int]:
+    """The steps at the lowest price for which a budget is met; some of it may be left."""
     full = max(state.meter.total({}), _SLIGHTLY)
     low, high = _CHEAPEST, _DEAREST
     best = [may[-1] for may in state.allowed]
@@ -234,4 +239,4 @@ def allocate(state: State, limit: float) -> list[int]:
             low = price
         if high / low < _CLOSE:
             break
-    return state.filled(best, limit)
+    return best

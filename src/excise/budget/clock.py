@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from excise.axes import Axis, Term, flat
-from excise.budget.meter import Amount, Floats, Part, Sum
+from excise.budget.meter import Amount, Floats, Part, Sum, volume
+from excise.budget.presence import Presence, gated
 from excise.graph import AxisGraph
 from excise.measure.table import Profile, Row, call_ms
 
 
-def clock_of(graph: AxisGraph, rows: Sequence[Row], dense_ms: float) -> Sum:
+class Pace(NamedTuple):
+    """How milliseconds of single operations become those of a model.
+
+    Attributes:
+        base: Python's share of all operations.
+        ops: how many those are.
+        scale: what a row's time is multiplied with.
+    """
+
+    base: float
+    ops: int
+    scale: float
+
+
+def pace_of(graph: AxisGraph, rows: Sequence[Row], dense_ms: float) -> Pace:
+    """The pace of a whole model that takes so long, for `clock_of`."""
+    total = sum(row.profile.dense for row in rows)
+    base = min(0.5 * dense_ms, len(graph.trace.ops) * call_ms())
+    scale = (dense_ms - base) / total if total else 1.0
+    return Pace(base if rows else dense_ms, len(graph.trace.ops), scale)
+
+
+def clock_of(
+    graph: AxisGraph,
+    rows: Sequence[Row],
+    dense_ms: float,
+    *,
+    pace: Pace | None = None,
+    presence: Presence | None = None,
+) -> Sum:
     """A meter of milliseconds of one forward pass.
 
     Args:
@@ -21,19 +53,28 @@ def clock_of(graph: AxisGraph, rows: Sequence[Row], dense_ms: float) -> Sum:
         dense_ms: what the whole model takes. Of it, Python's share of each operation stays,
             whatever is cut; the rest is the rows', which are scaled to it: in a model, caches are
             colder than around an operation that is run alone.
+        pace: of the whole model, where this graph is that of a shorter one.
+        presence: branches that may go, and take their operations with them.
     """
-    total = sum(row.profile.dense for row in rows)
-    base = min(0.5 * dense_ms, len(graph.trace.ops) * call_ms())
-    scale = (dense_ms - base) / total if total else 1.0
-    weights: dict[tuple[int, tuple[tuple[Axis, ...], ...]], list[Profile]] = {}
+    pace = pace or pace_of(graph, rows, dense_ms)
+    there = presence or Presence(graph, ())
+    weights: dict[tuple[int, tuple[tuple[Axis, ...], ...], Axis | None], list[Profile]] = {}
     for row in rows:
         terms = tuple(tuple(flat(term)) for term in _terms(graph, row))
-        weights.setdefault((id(row.profile), terms), []).append(row.profile)
+        key = (id(row.profile), terms, there.of_op(row.place.op))
+        weights.setdefault(key, []).append(row.profile)
     parts = [
-        Part(tuple(list(term) for term in terms), _times(scale * len(alike), alike[0]))
-        for (_, terms), alike in weights.items()
+        gated(
+            Part(tuple(list(term) for term in terms), _times(pace.scale * len(alike), alike[0])),
+            branch,
+        )
+        for (_, terms, branch), alike in weights.items()
     ]
-    return Sum(parts, base if rows else dense_ms)
+    each = pace.base / max(1, pace.ops)
+    gone = Counter(there.ops.values())
+    parts += [gated(Part((), volume(each * count)), axis) for axis, count in gone.items()]
+    left = len(graph.trace.ops) - sum(gone.values())
+    return Sum(parts, pace.base * (left / pace.ops) if pace.ops else pace.base)
 
 
 def _terms(graph: AxisGraph, row: Row) -> tuple[Term, ...]:

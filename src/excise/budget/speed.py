@@ -11,12 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from excise.budget.clock import clock_of
-from excise.budget.plan import TOLERANCE, Budget, Options, planned
+from excise.budget.choose import TOLERANCE, Asking, Budget, Options
+from excise.budget.clock import clock_of, pace_of
+from excise.budget.depth import planned
+from excise.budget.presence import Presence
 from excise.errors import UnreachableTargetError
 from excise.graph import AxisGraph
 from excise.measure import Speedup
-from excise.measure.table import Row
+from excise.measure.replay import watched
+from excise.measure.table import Row, table
 from excise.plan import Plan
 from excise.scores.curve import Curves
 from excise.scores.scores import Scores
@@ -84,12 +87,13 @@ def timed(
         UnreachableTargetError: no plan that was tried is within 3 % of the target; says which
             measured speeds come nearest.
     """
+    watch = _Watch(graph, rows, dense_ms)
     wanted = asked.target if asked.name == "speedup" else dense_ms / asked.target
     tried: list[Attempt] = []
     aim, fastest, same = max(1.0, wanted), math.inf, 0
     while len(tried) < _ROUNDS:
         try:
-            plan = planned(graph, scores, _budget(asked.name, rows, dense_ms, aim), options)
+            plan = planned(graph, scores, watch.budget(asked.name, aim), options)
         except UnreachableTargetError as error:
             if tried:
                 break
@@ -113,14 +117,24 @@ def timed(
     raise _missed(graph, asked, tried)
 
 
-def _budget(
-    name: str, rows: Sequence[Row], dense_ms: float, aim: float
-) -> Callable[[AxisGraph], Budget]:
-    def budget(graph: AxisGraph) -> Budget:
-        clock = clock_of(graph, rows, dense_ms)
-        return Budget(name, 1 / aim, clock, clock.total({}) / aim)
+class _Watch:
+    """Budgets of time for a model, and for what is left of it once branches are gone."""
 
-    return budget
+    def __init__(self, graph: AxisGraph, rows: Sequence[Row], dense_ms: float) -> None:
+        self.dense_ms, self.pace = dense_ms, pace_of(graph, rows, dense_ms)
+        self.rows = {id(graph.trace): (graph.trace, rows)}  # the trace is held: its id stays
+
+    def budget(self, name: str, aim: float) -> Asking:
+        """The budget of a speed."""
+
+        def budget(graph: AxisGraph, presence: Presence | None = None) -> Budget:
+            known = self.rows.get(id(graph.trace))
+            if known is None:
+                known = self.rows[id(graph.trace)] = graph.trace, table(watched(graph))
+            clock = clock_of(graph, known[1], self.dense_ms, pace=self.pace, presence=presence)
+            return Budget(name, 1 / aim, clock, clock.total({}) / aim)
+
+        return budget
 
 
 def _next(asked: Asked, tried: Sequence[Attempt]) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from excise.axes import Axis, Term, flat
+from excise.axes import Axis, Term, flat, size
 from excise.graph import AxisGraph
 from excise.rules import Scope
 from excise.trace import Op, Ref
@@ -110,6 +110,10 @@ class Consumer(NamedTuple):
         """The dimension of its input that is summed away."""
         dims = scope.get(self.source)
         return dims[-len(self.kernel) - 1] if self.kernel else dims[-1]
+
+    def width(self, scope: Scope) -> int:
+        """How many features a row has, of one group."""
+        return size(self.channels(scope)) * math.prod(self.kernel) // self.groups
 
     def units(self, scope: Scope, axis: Axis) -> Tensor | None:
         """Which unit of an axis each feature of a group belongs to, -1 for none; None without it.

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from excise.errors import CalibrationError
 from excise.ranks import jointly, present
 
-_HELD = 5
+HELD = 5
 """Every so many batches judge what the others were fitted to."""
 
 
@@ -69,7 +69,7 @@ class Share(NamedTuple):
         """
         if self.batches < 2:  # noqa: PLR2004 - one to fit to, one to judge by
             return frozenset()
-        return frozenset(range(_HELD - 1, self.batches, _HELD)) or frozenset({self.batches - 1})
+        return frozenset(range(HELD - 1, self.batches, HELD)) or frozenset({self.batches - 1})
 
     def only(self, numbers: Iterable[int]) -> Share:
         """The share of this rank in some of all batches, counted anew in the same order."""
@@ -147,7 +147,7 @@ def batches(
             found.pop()  # those of lower ranks in this turn are enough
         seen += sum(size or 0 for size in sizes)
     few = sum(ranks.each(len(found)))
-    pieces = -(-_HELD // few)
+    pieces = -(-HELD // few)
     free = Batch(inputs, dict(kwargs)).samples
     return [part for batch in found for part in _pieces(batch, pieces, free)]
 

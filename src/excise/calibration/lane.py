@@ -3,7 +3,8 @@
 Each batch has a thread of its own, but only one of them runs at a time: whoever waits for the
 others has handed the baton on. At a stop every batch has arrived at the same operation, so that its
 inputs are known for the whole calibration set, and a weight can be changed before anyone reads it.
-What is held meanwhile are the live activations of each batch, as in a single large batch.
+What is held meanwhile are the live activations of each batch, as in a single large batch; a batch
+may join later, where maps are smaller, and runs through what the others have passed by then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ class Visit:
     """One operation of one batch, about to run.
 
     Attributes:
+        place: the batch's.
         number: the operation's number in the trace.
         module: the module that it runs in.
         func: what to call.
@@ -40,6 +42,7 @@ class Visit:
         result: what the operation gives; None before it has run.
     """
 
+    place: int
     number: int
     module: str
     func: Callable[..., Any]
@@ -61,6 +64,10 @@ class Visit:
                 reason = next(iter(str(error).splitlines()), type(error).__name__)
                 raise ExampleError(self.module, "", reason) from error
         return self.result
+
+    def release(self) -> None:
+        """Let go of all tensors; whoever still has the visit would hold them."""
+        self.args, self.kwargs, self.kept, self.result = (), {}, {}, None
 
 
 class _Cancelled(BaseException):
@@ -94,23 +101,27 @@ class _Stepper(Follower):
         self,
         ops: Sequence[Op],
         stops: Collection[int],
-        keep: Collection[int],
+        keep: Mapping[int, int],
         stop: Callable[[Visit], None],
+        place: int,
     ) -> None:
         super().__init__(ops)
-        self.stops, self.keep, self.stop = stops, keep, stop
+        self.stops, self.keep, self.stop, self.place = stops, keep, stop, place
         self.kept: dict[int, Any] = {}
 
     def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, after a stop if one was asked for."""
         if number in self.stops:
-            visit = Visit(number, self.module, func, args, kwargs, self.kept)
+            visit = Visit(self.place, number, self.module, func, args, kwargs, self.kept)
             with self.pause():
                 self.stop(visit)
                 out = visit.run()
+            visit.release()
         else:
             out = func(*args, **kwargs)
-        if number in self.keep:
+        for made in [made for made in self.kept if self.keep[made] <= number]:
+            del self.kept[made]
+        if self.keep.get(number, -1) > number:
             self.kept[number] = out
         return out
 
@@ -124,7 +135,9 @@ class Lanes:
         batches: Sequence[Batch],
         ops: Sequence[Op],
         stops: Collection[int],
-        keep: Collection[int] = (),
+        *,
+        keep: Mapping[int, int] | None = None,
+        joins: Sequence[int] = (),
     ) -> None:
         """Start at the first operation.
 
@@ -134,7 +147,9 @@ class Lanes:
             batches: the calibration data, all held while the lanes run.
             ops: the operations of its trace; a batch that leaves this path is refused.
             stops: numbers of operations to stop before.
-            keep: numbers of operations whose outputs are kept until they are dropped.
+            keep: numbers of operations whose outputs are kept -> the last stop that wants them.
+            joins: for each batch at which of the stops it begins to take part, counted from 0; it
+                starts when the others go there. By default, all of them start together.
         """
         self._baton = _Baton()
         self._settings = contextlib.ExitStack()
@@ -142,8 +157,13 @@ class Lanes:
         self._visits: list[Visit | None] = [None] * len(batches)
         self._errors: list[BaseException | None] = [None] * len(batches)
         self._threads = []
+        self._stops, self._turn = sorted(stops), 0
+        self._joins = joins or [0] * len(batches)
         for place, (args, kwargs) in enumerate(batches):
-            tape = _Stepper(ops, stops, keep, functools.partial(self._stop, place))
+            own = self._stops[self._joins[place] :]
+            tape = _Stepper(
+                ops, frozenset(own), keep or {}, functools.partial(self._stop, place), place
+            )
             shell = copied(model, {id(t): t for _, t in named_tensors(model)})
             thread = threading.Thread(
                 target=self._drive, args=(place, shell, tape, args, kwargs), daemon=True
@@ -169,12 +189,15 @@ class Lanes:
         self._baton.wait_for(place)
 
     def advance(self) -> list[Visit] | None:
-        """Let every batch run to its next stop; None once all have ended.
+        """Let every batch that takes part run to the next stop; None once all have ended.
 
         Raises:
             ExampleError: a batch does not run, or leaves the traced path.
         """
-        for place in range(len(self._threads)):
+        here = max(0, min(self._turn, len(self._stops) - 1))
+        self._turn += 1
+        going = [i for i, joins in enumerate(self._joins) if joins <= here]
+        for place in going:
             if self._threads[place].is_alive():
                 self._baton.pass_to(place)
                 self._baton.wait_for(-1)
@@ -183,7 +206,7 @@ class Lanes:
                 self.close()
                 raise error
         found = [visit for visit in self._visits if visit is not None]
-        if len(found) not in {0, len(self._visits)} or len({v.number for v in found}) > 1:
+        if len(found) not in {0, len(going)} or len({v.number for v in found}) > 1:
             self.close()
             raise ExampleError("", "", "the batches take different paths through the model")
         return found or None

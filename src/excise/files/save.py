@@ -116,6 +116,8 @@ def _check(state: Mapping[str, Tensor], plan: Plan) -> None:
             raise StalePlanError(name, f"to become {wanted}", f"{tuple(found.shape)}")
     known = plan.shapes.keys() | {f"{layer}.bias" if layer else "bias" for layer in plan.biases}
     for name in state if plan.shapes else ():
+        if plan.gone(name):
+            raise StalePlanError(name, "in a branch that is gone", "still there")
         if name not in known:
             raise StalePlanError(name, "not in the model", f"{tuple(state[name].shape)}")
 

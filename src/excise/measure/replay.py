@@ -110,10 +110,14 @@ class Replay(NamedTuple):
 
 
 class Place(NamedTuple):
-    """An operation of a graph, and for each width a tensor's dimension that has it."""
+    """An operation of a graph, and for each width a tensor's dimension that has it.
+
+    `op` is its number in the trace; of a copy, which has none, that of the operation after it.
+    """
 
     replay: Replay
     where: tuple[tuple[Ref, int], ...]
+    op: int = -1
 
 
 def _is_slot(value: Any) -> bool:
@@ -149,7 +153,7 @@ class _Watch(Tape):
         super().__init__()
         self.ops = ops
         self.seen: list[_Seen] = []
-        self.copies: list[tuple[Ref, Tensor, Tensor]] = []
+        self.copies: list[tuple[int, Ref, Tensor, Tensor]] = []
         self.refs: dict[int, tuple[Ref, Tensor]] = {}  # the tensor is held: its id stays its own
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -174,7 +178,7 @@ class _Watch(Tape):
             return
         self.refs[id(out)] = known[0], out
         if source.untyped_storage()._cdata != out.untyped_storage()._cdata:  # noqa: SLF001
-            self.copies.append((known[0], source, out))
+            self.copies.append((len(self.seen), known[0], source, out))
 
 
 def _order(tensor: Tensor) -> tuple[int, ...]:
@@ -204,9 +208,10 @@ def watched(graph: AxisGraph) -> list[Place]:
             run(skeleton.copied(stage.model, {}), tape, stage.args, stage.kwargs)
     if len(tape.seen) != len(ops):
         raise MeasureError("latency", "the model takes another path each time it runs")
-    found = [_place(graph, op, seen) for op, seen in zip(ops, tape.seen, strict=True)]
-    copies = [_copy(graph, *copy) for copy in tape.copies]
-    return [place for place in (*found, *copies) if place is not None]
+    found = [(n, _place(graph, op, tape.seen[n])) for n, op in enumerate(ops)]
+    copies = [(number, _copy(graph, ref, a, b)) for number, ref, a, b in tape.copies]
+    every = (*found, *copies)
+    return [place._replace(op=number) for number, place in every if place is not None]
 
 
 def _place(graph: AxisGraph, op: Op, seen: _Seen) -> Place | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from excise.errors import CalibrationError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.recover.boundary import Boundary, boundaries
+from excise.refit.pair import pair
 from excise.trace import Op
 from excise.trace.record import run
 from excise.trace.skeleton import copied, named_tensors
@@ -39,6 +40,20 @@ class _Catcher(Follower):
                        if isinstance(t, Tensor)]  # fmt: skip
             self.found[end] = tensors[end.out]
         return out
+
+
+class _Side(NamedTuple):
+    """Operations of one of two models, and the ends of blocks by their numbers in it."""
+
+    ops: Sequence[Op]
+    ends: Mapping[int, Sequence[Boundary]]
+
+
+def _by_op(ends: Iterable[tuple[int, Boundary]]) -> dict[int, list[Boundary]]:
+    found: dict[int, list[Boundary]] = {}
+    for number, end in ends:
+        found.setdefault(number, []).append(end)
+    return found
 
 
 class Blocks:
@@ -79,21 +94,18 @@ class Blocks:
         finally:
             for module, training in modes:
                 module.training = training
-        if [op.name for op in before.trace.ops] != [op.name for op in after.trace.ops]:
-            raise CalibrationError("the cut model takes another path than the dense one")
-        kept, problem = read_plan(before, plan)
+        both = pair(before, after, plan)
+        kept, problem = read_plan(both.between, plan)
         if problem:
             raise CalibrationError(problem)
         self.dense, self.small = dense, small
-        self.ops = before.trace.ops
-        self.ends: dict[int, list[Boundary]] = {}
-        for end in boundaries(before):
-            self.ends.setdefault(end.op, []).append(end)
-        self.cuts = {e: _cuts(before, e, kept) for e in self._all()}
-        self.names = tuple(before.trace.ops[e.op].module for e in self._all())
-
-    def _all(self) -> list[Boundary]:
-        return [end for ends in self.ends.values() for end in ends]
+        ops = both.between.trace.ops
+        ends = [end for end in boundaries(both.between) if both.numbers[end.op] >= 0]
+        self._narrow = _Side(ops, _by_op((end.op, end) for end in ends))
+        wide = _by_op((both.numbers[end.op], end) for end in ends)
+        self._wide = _Side(before.trace.ops, wide)
+        self.cuts = {e: _cuts(both.between, e, kept) for e in ends}
+        self.names = tuple(ops[e.op].module for e in ends)
 
     def loss(self, *inputs: Any, local: bool = True, **kwargs: Any) -> Tensor:
         """Sum over blocks of the squared difference, as a share of the dense output's variance.
@@ -115,8 +127,8 @@ class Blocks:
 
     def losses(self, *inputs: Any, local: bool = True, **kwargs: Any) -> list[Tensor]:
         """The same for each block, in order of execution."""
-        wanted = self._run(self.dense, inputs, kwargs, grad=False)
-        found = self._run(self.small, inputs, kwargs, grad=torch.is_grad_enabled())
+        wanted = self._run(self.dense, self._wide, inputs, kwargs, grad=False)
+        found = self._run(self.small, self._narrow, inputs, kwargs, grad=torch.is_grad_enabled())
         out = []
         for end, cuts in self.cuts.items():
             target, have = wanted[end], found[end]
@@ -129,9 +141,9 @@ class Blocks:
         return out
 
     def _run(
-        self, model: nn.Module, inputs: Any, kwargs: Any, *, grad: bool
+        self, model: nn.Module, side: _Side, inputs: Any, kwargs: Any, *, grad: bool
     ) -> dict[Boundary, Tensor]:
-        tape = _Catcher(self.ops, self.ends)
+        tape = _Catcher(*side)
         shell = copied(model, {id(t): t for _, t in named_tensors(model)})
         run(shell, tape, inputs, kwargs, grad=grad)
         return tape.found

@@ -1,6 +1,6 @@
 """Compensation: consumers of removed units are refitted on calibration data, in closed form."""
 
-from excise.refit.refit import Refit, Repair, refit
+from excise.refit.refit import DEFAULT_HELD_BYTES, Refit, Repair, check_bytes, refit
 from excise.refit.statistic import recalibrate
 
-__all__ = ["Refit", "Repair", "recalibrate", "refit"]
+__all__ = ["DEFAULT_HELD_BYTES", "Refit", "Repair", "check_bytes", "recalibrate", "refit"]

@@ -7,9 +7,9 @@ already refitted, its targets the dense model's own outputs. Then both go on, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,12 @@ from excise.calibration import (
     thinned,
     told,
 )
-from excise.errors import CalibrationError
-from excise.graph import AxisGraph, traced
+from excise.errors import CalibrationError, InvalidTargetError
+from excise.graph import traced
 from excise.plan import Plan
 from excise.ranks import jointly, present
+from excise.refit.admission import bytes_at, joins, needed
+from excise.refit.pair import Pair, pair
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.statistic import recalibrate_if_better
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
@@ -39,6 +41,7 @@ from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 _HELD = 5
 """Of a single batch every so many rows choose the ridge and are not fitted."""
 DEFAULT_ROWS = 4096
+DEFAULT_HELD_BYTES = 3 * 2**29
 
 
 class Repair(NamedTuple):
@@ -50,12 +53,14 @@ class Repair(NamedTuple):
             output's variance, on rows that were held out; with the weights as they were cut.
         after: the same with the new weights; equal to `before` if they were kept.
         ridge: the regularisation that was chosen; None if only the bias changed, or nothing.
+        batches: that were there, of all ranks.
     """
 
     weight: str
     before: float
     after: float
     ridge: float | None
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ def refit(
     *,
     rows: int = DEFAULT_ROWS,
     weights: bool = True,
+    held_bytes: int = DEFAULT_HELD_BYTES,
 ) -> Refit:
     """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
 
@@ -104,9 +110,15 @@ def refit(
         batches: calibration inputs, from `excise.calibration.batches`; labels are not needed.
         rows: most positions (pixels, tokens) of each batch that are fitted.
         weights: fit weights too; False leaves it at biases and means, as FLAP does.
+        held_bytes: most bytes of activations that both models hold of all batches that are under
+            way, the inputs themselves not counted. Where that is not enough for all, some join
+            behind the widest layers; 16 rows for each feature of a layer are there in any case.
+
+    Where whole branches are gone, what follows them in their stream makes up for them.
 
     Raises:
         CalibrationError: there is no batch, or the cut model does not run as the dense one does.
+        InvalidTargetError: `held_bytes` is no number of bytes.
         ExampleError: a batch does not run.
 
     Source:
@@ -114,6 +126,7 @@ def refit(
         2017, sec. 3.2; residual-corrected targets for branches. Differs: im2col features for
         every convolution, centred, ridge from held-out rows.
     """
+    check_bytes("held_bytes", held_bytes)
     if not batches:
         raise CalibrationError("it holds no batch")
     first = batches[0]
@@ -123,8 +136,8 @@ def refit(
         small.eval()
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(small, first.args, first.kwargs, real=True)
-        work = Work(before, after, dense, small, plan, rows=rows, weights=weights)
-        found = work.run(batches)
+        work = Work(pair(before, after, plan), dense, small, plan, rows=rows, weights=weights)
+        found = work.run(batches, held_bytes)
         better = weights and recalibrate_if_better(dense, small, batches)
         return replace(found, recalibrated=better)
     finally:
@@ -132,13 +145,25 @@ def refit(
             module.training = training
 
 
+def check_bytes(name: str, value: Any) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        InvalidTargetError: naming the option.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidTargetError(name, repr(value), "a number of bytes, at least 1")
+
+
 class Work:
-    """Both models' graphs, and what is known of each consumer."""
+    """Both models' graphs, and what is known of each consumer.
+
+    Consumers, and the streams that they are added to, are known by the cut model's operations.
+    """
 
     def __init__(
         self,
-        before: AxisGraph,
-        after: AxisGraph,
+        graphs: Pair,
         dense: nn.Module,
         small: nn.Module,
         plan: Plan,
@@ -146,41 +171,90 @@ class Work:
         rows: int,
         weights: bool,
     ) -> None:
-        if [op.name for op in before.trace.ops] != [op.name for op in after.trace.ops]:
-            raise CalibrationError("the cut model takes another path than the dense one")
-        self.before, self.after, self.dense, self.small = before, after, dense, small
+        self.graphs, self.dense, self.small = graphs, dense, small
+        before, self.after, numbers = graphs.before, graphs.after, graphs.numbers
         self.rows, self.weights = rows, weights
-        self.kept, problem = read_plan(before, plan)
+        self.kept, problem = read_plan(graphs.between, plan)
         if problem:
             raise CalibrationError(problem)
         self.tensors: dict[str, Tensor] = dict(small.named_parameters(remove_duplicate=False))
         self.tensors |= dict(small.named_buffers(remove_duplicate=False))
         theirs = {c.op: c for c in consumers(before)}
-        ours = [c for c in consumers(after) if c.op in theirs and not c.shared]
-        self.pairs = {c.op: (theirs[c.op], c) for c in ours}
-        found = {op: stream_of(before, pair[0]) for op, pair in self.pairs.items()}
-        self.streams: dict[int, Stream] = {op: s for op, s in found.items() if s is not None}
+        ours = [c for c in consumers(self.after) if numbers[c.op] in theirs and not c.shared]
+        self.consumers = {c.op: c for c in ours}
+        self.streams: dict[
+            int, tuple[Stream, Stream]
+        ] = {}  # of the dense model, and of the cut one
+        for op, consumer in self.consumers.items():
+            wide = theirs[numbers[op]]
+            both = stream_of(before, wide), stream_of(self.after, consumer)
+            if both[0] is not None and both[1] is not None:
+                self.streams[op] = both[0], both[1]
         self.share = Share((), ())
 
-    def run(self, batches: Sequence[Batch]) -> Refit:
-        """Walk both models through the data, and repair each consumer when all stand before it."""
+    def run(
+        self,
+        batches: Sequence[Batch],
+        held_bytes: int = DEFAULT_HELD_BYTES,
+        only: Collection[int] | None = None,
+    ) -> Refit:
+        """Walk both models through the data, and repair each consumer when all stand before it.
+
+        With `only`, consumers of these operations of the cut model; the walk ends at the last one.
+        """
         self.share = share(batches)
-        keep = {stream.op for stream in self.streams.values()}
-        ops, stops, repairs = self.before.trace.ops, list(self.pairs), []
+        stops = sorted(op for op in self.consumers if only is None or op in only)
+        wide_stops = [self.graphs.numbers[op] for op in stops]
+        late = self._joins(stops, wide_stops, batches[0].samples, held_bytes) if batches else []
+        repairs: list[Repair] = []
         with (
             torch.no_grad(),
-            Lanes(self.dense, batches, ops, stops, keep) as wide,
-            Lanes(self.small, batches, self.after.trace.ops, stops, keep) as narrow,
+            Lanes(
+                self.dense,
+                batches,
+                self.graphs.before.trace.ops,
+                wide_stops,
+                keep=self._kept(stops, 0),
+                joins=late,
+            ) as wide,
+            Lanes(
+                self.small,
+                batches,
+                self.after.trace.ops,
+                stops,
+                keep=self._kept(stops, 1),
+                joins=late,
+            ) as narrow,
         ):
-            both = zip(wide, narrow, strict=True)
+            both = zip(wide, narrow, strict=only is None)
             for theirs, ours in told(both, "refitting layers", len(stops)):
                 repairs.append(self.repair(theirs, ours))
+                if only is not None and len(repairs) == len(stops):
+                    break
         return Refit(tuple(repairs), self.share.samples)
+
+    def _kept(self, stops: list[int], which: int) -> dict[int, int]:
+        """Of the dense (0) or the cut model (1): what a stream is made by -> its last reader."""
+        keep: dict[int, int] = {}
+        for op in stops:
+            if op in self.streams:
+                reader = op if which else self.graphs.numbers[op]
+                maker = self.streams[op][which].op
+                keep[maker] = max(reader, keep.get(maker, reader))
+        return keep
+
+    def _joins(self, stops: list[int], wide: list[int], samples: int, most: int) -> list[int]:
+        """At which stop each batch joins; the first one, of so many samples, was traced."""
+        each = bytes_at(self.graphs.before, wide) + bytes_at(self.after, stops)
+        ranks = present().size
+        least = [-(-needed(self.after, self.consumers[n], self.rows) // ranks) for n in stops]
+        return joins(each / max(1, samples), [max(2, n) for n in least], self.share, most)
 
     def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Solve one consumer and write its weights, before any batch of the cut model runs it."""
-        dense, consumer = self.pairs[ours[0].number]
-        fit, held = self.moments(dense, consumer, theirs, ours)
+        consumer = self.consumers[ours[0].number]
+        fit, held = self.moments(consumer, theirs, ours)
+        count = round(present().add(len(ours))[0])
         weight = self.tensors[consumer.weight]
         bias = self.tensors.get(consumer.bias)
         norm = batch_norm_after(self.after, consumer) if bias is None else None
@@ -196,21 +270,22 @@ class Work:
 
         found, known = present().first(solved)
         if found is None:
-            return Repair(consumer.weight, known, known, None)
+            return Repair(consumer.weight, known, known, None, count)
         self.write(consumer, weight, bias, shift, found)
-        return Repair(consumer.weight, found.before, found.after, found.ridge)
+        return Repair(consumer.weight, found.before, found.after, found.ridge, count)
 
     def moments(
-        self, dense: Consumer, consumer: Consumer, theirs: list[Visit], ours: list[Visit]
+        self, consumer: Consumer, theirs: list[Visit], ours: list[Visit]
     ) -> tuple[Moments, Moments]:
         """Features of the cut model and targets of the dense one: to fit, and held out.
 
         Of the batches of all ranks, one of each in turn.
         """
-        kept = self._kept_outputs(dense)
+        kept = self._kept_outputs(consumer)
         folds: list[Moments | None] = [None, None]
-        for place, wide, narrow in zip(self.share.places, theirs, ours, strict=True):
-            target = self._target(dense, wide, narrow, kept)
+        for wide, narrow in zip(theirs, ours, strict=True):
+            place = self.share.places[narrow.place]
+            target = self._target(consumer, wide, narrow, kept)
             rows = thinned(consumer.features(consumer.read(narrow.args)), self.rows, place)
             wanted = thinned(consumer.targets(target), self.rows, place)
             for fold, part in _folds(place, self.share.judges):
@@ -226,29 +301,33 @@ class Work:
             raise CalibrationError("there are too few rows to hold some out")
         return fit, held
 
-    def _target(self, dense: Consumer, wide: Visit, narrow: Visit, kept: Tensor | None) -> Tensor:
+    def _target(
+        self, consumer: Consumer, wide: Visit, narrow: Visit, kept: Tensor | None
+    ) -> Tensor:
         """The dense output that is wanted, in the cut model's outputs, corrected for its stream."""
-        place = -len(dense.kernel) - 1 if dense.kernel else -1
+        place = -len(consumer.kernel) - 1 if consumer.kernel else -1
 
         def cut(tensor: Tensor) -> Tensor:
             return tensor if kept is None else tensor.index_select(tensor.dim() + place, kept)
 
         target = cut(wide.run())
-        stream = self.streams.get(dense.op)
-        if stream is not None:
-            dense_stream = cut(stream.of(wide.kept[stream.op]))
-            present = stream.of(narrow.kept[stream.op])
+        streams = self.streams.get(consumer.op)
+        if streams is not None:
+            dense, own = streams
+            dense_stream = cut(dense.of(wide.kept[dense.op]))
+            present = own.of(narrow.kept[own.op])
             if dense_stream.shape == present.shape == target.shape:
                 lag = dense_stream - present
-                if stream.norm is not None:
-                    lag = unscaled(self.after, stream.norm, self.tensors, lag)
+                if own.norm is not None:
+                    lag = unscaled(self.after, own.norm, self.tensors, lag)
                 target = target + lag
         return target
 
-    def _kept_outputs(self, dense: Consumer) -> Tensor | None:
+    def _kept_outputs(self, consumer: Consumer) -> Tensor | None:
         """Which outputs of the dense consumer the cut one still has; None for all."""
-        dims = self.before.scope.get(self.before.trace.ops[dense.op].outs[0])
-        term = dims[-len(dense.kernel) - 1] if dense.kernel else dims[-1]
+        between = self.graphs.between
+        dims = between.scope.get(between.trace.ops[consumer.op].outs[0])
+        term = dims[-len(consumer.kernel) - 1] if consumer.kernel else dims[-1]
         if not any(leaf in self.kept for leaf in leaves(term)):
             return None
         return torch.from_numpy(kept_indices(term, self.kept)).nonzero().flatten()

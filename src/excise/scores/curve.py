@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from excise.graph import AxisGraph
@@ -23,13 +23,19 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Curves:
-    """Group name -> curve. Costs of different groups are in one unit; groups without one stay."""
+    """Group name -> curve. Costs of different groups are in one unit; groups without one stay.
+
+    `branches` says what each residual branch costs as a whole, by name, in the same unit; it is
+    None before `excise.depth.branched` has measured that.
+    """
 
     values: Mapping[str, Curve]
+    branches: Mapping[str, float] | None = None
 
     def renamed(self, graph: AxisGraph) -> Curves:
         """The same curves for a graph of the same model with more pins."""
-        return Curves({g.name: self.values[g.name] for g in graph.groups if g.name in self.values})
+        known = {g.name: self.values[g.name] for g in graph.groups if g.name in self.values}
+        return replace(self, values=known)
 
     def __str__(self) -> str:
         return "\n".join(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from excise.axes import Axis, size
+from excise.axes import Axis
 from excise.calibration import Batch, Consumer, Moments, Share, consumers, share, told, watch
 from excise.graph import AxisGraph
 from excise.ranks import jointly, present
@@ -133,8 +132,7 @@ def _parts(graph: AxisGraph, most: int) -> Iterator[tuple[list[str], list[Consum
 
 def _gram_bytes(graph: AxisGraph, consumer: Consumer) -> int:
     """What its second moments take."""
-    width = size(consumer.channels(graph.scope)) * math.prod(consumer.kernel)
-    return Moments.bytes_of(width // consumer.groups) * consumer.groups
+    return Moments.bytes_of(consumer.width(graph.scope)) * consumer.groups
 
 
 _Fold = tuple[Sequence[Batch], Share]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from excise.sparse.candidate import (
 )
 from excise.sparse.carry import compiled
 from excise.sparse.fold import folded, norms_after
-from excise.sparse.kernels import Borrowed, Library, Missing, available, library
+from excise.sparse.kernels import Borrowed, Missing, available
 from excise.sparse.layer import KINDS, Sparse
 from excise.sparse.tune import Timing, timed
 from excise.units import milliseconds
@@ -49,7 +49,7 @@ class Sparsified:
             runs.
         speedup: of the whole model, both timed in turn; None if it is as it was.
         worst: relative difference of the outputs on the example.
-        why: it is as it was, or layers run by torch's own product and not by ours.
+        why: if it is as it was, the reason; or layers run by torch's own product and not by ours.
     """
 
     model: nn.Module
@@ -118,7 +118,7 @@ def sparsify(
         return Sparsified(plain(model), why="no layer has enough")
     table, example = tuple(timings), (inputs, kwargs)
     layers = _swapped(model, small, swaps, norms, table, example)
-    whole = _as_a_whole(model, table, example)
+    whole = Sparsified(small) if isinstance(found, Borrowed) else _as_a_whole(model, table, example)
     best = layers
     if whole.speedup is not None and (
         layers.speedup is None or whole.speedup.ratio > layers.speedup.ratio * _WORTH_COMPILING
@@ -133,8 +133,6 @@ def sparsify(
     modes = {name: module.training for name, module in model.named_modules()}
     for name, module in best.model.named_modules():
         module.training = modes.get(name, model.training)
-    if isinstance(found, Borrowed):
-        return replace(best, why=f"by torch's own sparse product: {found.why}")
     return best
 
 
@@ -156,7 +154,9 @@ def _swapped(  # noqa: PLR0917 - private
     worst = _difference(model, small, *example)
     gained = speedup(model, small, *example[0], **example[1])
     gone = tuple(norm for name, norm in norms.items() if name in swaps)
-    return Sparsified(small, timings, tuple(swaps), gone, gained, worst)
+    found = available()
+    why = f"by torch's own sparse product: {found.why}" if isinstance(found, Borrowed) else ""
+    return Sparsified(small, timings, tuple(swaps), gone, gained, worst, why)
 
 
 def _as_a_whole(
@@ -164,8 +164,6 @@ def _as_a_whole(
 ) -> Sparsified:
     """The model compiled, timed; without a speed if torch's compiler cannot read it."""
     made = compiled(dense_again(plain(model).eval()))
-    if not isinstance(library(), Library):
-        return Sparsified(made, timings)  # the backend would run it as it is
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             made(*example[0], **example[1])

@@ -17,7 +17,8 @@ from excise.exact import plain
 from excise.graph import traced
 from excise.plan import Plan
 from excise.ranks import jointly, present
-from excise.refit.refit import DEFAULT_ROWS, Repair, Work
+from excise.refit.pair import pair
+from excise.refit.refit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, Repair, Work, check_bytes
 from excise.refit.solve import Solution, relative_error, solve
 from excise.refit.stream import batch_norm_after
 from excise.zero.allocate import allocated
@@ -66,6 +67,7 @@ def zero(
     method: str | None = None,
     allocation: str | None = None,
     protect: str | Iterable[str] = (),
+    held_bytes: int = DEFAULT_HELD_BYTES,
     **kwargs: Any,
 ) -> Zeroed:
     """Set weights to zero in one shot, and let the others make up for them.
@@ -87,6 +89,7 @@ def zero(
         allocation: "uniform", "erk", "lamp" or "owl"; by default "lamp" where the pattern is free
             and "uniform" for n:m.
         protect: names or patterns of modules that stay dense.
+        held_bytes: most bytes of activations that are held at one time, as in `excise.refit`.
         kwargs: keyword inputs of the model.
 
     Returns:
@@ -107,6 +110,7 @@ def zero(
         raise InvalidTargetError("method", repr(method), f"one of {', '.join(METHODS)}")
     if calibration is None and method != "magnitude":
         raise InvalidTargetError("method", f"{method!r} without data", "calibration data with it")
+    check_bytes("held_bytes", held_bytes)
     patterns = patterns_of(protect)
     given = [Batch(inputs, kwargs)]
     if calibration is not None:
@@ -117,7 +121,7 @@ def zero(
         dense.eval()
         zeroed.eval()
         walk = _Walk(dense, zeroed, given[0], METHODS[method], update=method == "admm")
-        guarded = matching(walk.before, patterns)
+        guarded = matching(walk.graphs.before, patterns)
         layers = {n: m for n, m in walk.matrices().items() if shape.fits(m.shape)}
         layers = {name: matrix for name, matrix in layers.items() if name not in guarded}
         if not layers:
@@ -125,7 +129,7 @@ def zero(
         worths = {name: matrix.square().cpu() for name, matrix in layers.items()}
         how = allocation or ("uniform" if shape.m else "lamp")
         walk.pattern, walk.shares = shape, allocated(how, worths, wanted)
-        walk.run(given)
+        walk.run(given, held_bytes)
     finally:
         for module, training in modes:
             module.training = training
@@ -156,27 +160,29 @@ class _Walk(Work):
         before = traced(dense, first.args, first.kwargs, real=True)
         after = traced(zeroed, first.args, first.kwargs, real=True)
         self.plan = plan_units(before, {})
-        super().__init__(before, after, dense, zeroed, self.plan, rows=DEFAULT_ROWS, weights=True)
+        both = pair(before, after, self.plan)
+        super().__init__(both, dense, zeroed, self.plan, rows=DEFAULT_ROWS, weights=True)
         self.method, self.update = method, update
         self.pattern, self.shares = Pattern.of("unstructured"), dict[str, float]()
         self.done: list[Zero] = []
 
     def matrices(self) -> dict[str, Tensor]:
         """Weight's name -> the weight as (groups, outputs, features)."""
-        every = (consumer for _, consumer in self.pairs.values())
+        every = self.consumers.values()
         return {c.weight: c.matrix(self.tensors[c.weight].detach()) for c in every}
 
     def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Set zeros in one layer, and write it before any batch runs it."""
-        dense, consumer = self.pairs[ours[0].number]
+        consumer = self.consumers[ours[0].number]
         weight = self.tensors[consumer.weight]
         if consumer.weight not in self.shares:
-            return Repair(consumer.weight, 0.0, 0.0, None)
+            return Repair(consumer.weight, 0.0, 0.0, None, 0)
         bias = self.tensors.get(consumer.bias)
         norm = batch_norm_after(self.after, consumer) if bias is None else None
         shift = self.mean(norm) if self.update else None
         centred = self.update and (bias is not None or shift is not None)
-        fit, held = self.moments(dense, consumer, theirs, ours)
+        fit, held = self.moments(consumer, theirs, ours)
+        count = round(present().add(len(ours))[0])
         matrix = consumer.matrix(weight.detach()).to(fit.xx)
         old = torch.zeros_like(matrix[:, :, 0])
         if bias is not None:
@@ -199,4 +205,4 @@ class _Walk(Work):
         self.write(consumer, weight, bias, shift, made)
         zeros = 1 - int(torch.count_nonzero(weight)) / weight.numel()
         self.done.append(Zero(consumer.weight, zeros, error))
-        return Repair(consumer.weight, 0.0, 0.0, None)
+        return Repair(consumer.weight, 0.0, 0.0, None, count)
