@@ -83,7 +83,8 @@ def backend(name: str, folder: Path, threads: int) -> Call:
         NotImplementedError: there is no such backend.
     """
     torch = _torch(threads)
-    import excise  # noqa: F401, PLC0415 - registers the backend
+    torch.compiler.list_backends()  # loads the compiler, which an excise on the path alone tells of
+    import excise  # noqa: F401, PLC0415
 
     if "excise" not in torch.compiler.list_backends(exclude_tags=()):
         raise NotImplementedError('no backend "excise" in this version')

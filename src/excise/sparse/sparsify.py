@@ -163,7 +163,7 @@ def _as_a_whole(
     model: nn.Module, timings: tuple[Timing, ...], example: tuple[Any, Any]
 ) -> Sparsified:
     """The model compiled, timed; without a speed if torch's compiler cannot read it."""
-    made = compiled(plain(model).eval())
+    made = compiled(dense_again(plain(model).eval()))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             made(*example[0], **example[1])
