@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from excise.branch import Branch, branches
-from excise.calibration import Batch, share, told
+from excise.calibration import Batch, Share, share, told
 from excise.graph import AxisGraph, traced
 from excise.measure.latency import evaluated
 from excise.plan import BranchCut, Plan
@@ -80,21 +80,22 @@ def branches_of(graph: AxisGraph) -> tuple[Branch, ...]:
 
 
 def _folds(batches: Sequence[Batch], count: int) -> tuple[list[Batch], list[Batch]]:
-    """Batches to refit on and to judge by, fewer where there are many branches."""
+    """Batches to refit on and to judge by, fewer where there are many branches.
+
+    Every rank refits on one at least.
+    """
     every = share(batches)
-    fit, judges = every.parts(batches)
     most = max(1, _PASSES * every.samples // max(1, 3 * count))  # each runs in two models, or one
-    return _few(fit or list(batches), most), _few(judges or list(batches), most)
+    numbers = set(range(every.batches))
+    judges = set(every.judges) or numbers
+    fit = _few(batches, every, numbers - every.judges, most)
+    return fit or list(batches[:1]), _few(batches, every, judges, most)
 
 
-def _few(batches: Sequence[Batch], most: int) -> list[Batch]:
-    seen, found = 0, list[Batch]()
-    for batch in batches:
-        if found and seen + batch.samples > most:
-            break
-        found.append(batch)
-        seen += batch.samples
-    return found
+def _few(batches: Sequence[Batch], mine: Share, numbers: set[int], most: int) -> list[Batch]:
+    """Of these batches of all ranks the first ones, as far as they are here."""
+    here = [batch for place, _, batch in mine.of(batches) if place in numbers]
+    return [batch for _, start, batch in mine.only(numbers).of(here) if start < most]
 
 
 def _without(

@@ -290,7 +290,12 @@ class _Work:
         attempts: list[Attempt] = []
         if self.budget[0] in TIMED:
             with evaluated(self.model):
-                attempts = present().first(lambda: self.timed(options))
+                attempts = present().first(
+                    lambda: _timed(
+                        self.model, self.graph, self.scores,
+                        asked=self.budget, options=options, example=self.example,
+                    )
+                )  # fmt: skip
             plan = attempts[-1].plan
         else:
             asked = counted(*self.budget)
@@ -306,26 +311,11 @@ class _Work:
                 repaired = refit(self.model, small, plan, self.data, held_bytes=self.held_bytes)
         return _Made(plan, attempts, small, verdict, repaired)
 
-    def timed(self, options: Options) -> list[Attempt]:
-        """Plans for a speed, each cut and measured."""
-        args, kwargs = self.example
-        dense_ms = min(measure.latency(self.model, *args, **kwargs).low_ms for _ in range(2))
-        rows = table(watched(self.graph))
-
-        def in_turns(plan: Plan) -> Speedup:
-            small = remove(self.model, plan)
-            return measure.speedup(self.model, small, *args, seconds=_TRIAL_S, **kwargs)
-
-        return timed(
-            self.graph, self.scores, Asked(*self.budget), options,
-            rows=rows, measure=in_turns, dense_ms=dense_ms,
-        )  # fmt: skip
-
     def apart(self, small: nn.Module) -> float:
         """How far a cut model's results are from the dense one's on batches that are held out."""
         assert self.data is not None  # noqa: S101 - branches are not weighed without
-        _, judges = share(self.data).parts(self.data)
-        judges = judges or self.data
+        mine = share(self.data)
+        judges = mine.parts(self.data)[1] if mine.judges else self.data
         first = self.data[0]
         with evaluated(self.model), evaluated(small):
             ends = results(traced(self.model, first.args, first.kwargs, real=True))
@@ -374,6 +364,28 @@ def _check_timed(model: nn.Module, example: Batch, budget: tuple[str, float]) ->
         name, target = budget
         allowed = "it with weights and inputs that are there: on the meta device nothing runs"
         raise InvalidTargetError(name, repr(target), allowed)
+
+
+def _timed(
+    model: nn.Module,
+    graph: AxisGraph,
+    scores: Scores | Curves,
+    *,
+    asked: tuple[str, float],
+    options: Options,
+    example: Batch,
+) -> list[Attempt]:
+    """Plans for a speed, each cut and measured."""
+    dense_ms = min(measure.latency(model, *example.args, **example.kwargs).low_ms for _ in range(2))
+    rows = table(watched(graph))
+
+    def timed_in_turns(plan: Plan) -> Speedup:
+        small = remove(model, plan)
+        return measure.speedup(model, small, *example.args, seconds=_TRIAL_S, **example.kwargs)
+
+    return timed(
+        graph, scores, Asked(*asked), options, rows=rows, measure=timed_in_turns, dense_ms=dense_ms
+    )
 
 
 def _report(

@@ -20,6 +20,7 @@ from excise.ranks import present, together
 from excise.recover import reconstruct
 from excise.recover.reconstruct import _average
 from excise.refit import recalibrate, refit
+from tests.branch.network import Residual, seeded
 from tests.calibration.network import Doubled
 
 CUT = {"conv1": range(10), "hidden": range(10)}
@@ -123,6 +124,17 @@ def scheduled(data: Any) -> dict[str, Any]:
     return flat(model)
 
 
+def shortened(data: Any) -> dict[str, Any]:
+    """A network of which two blocks do nothing."""
+    model = seeded(lambda: Residual(4, 8, 12)).double()
+    for name in ("blocks.1.bn2.weight", "blocks.2.bn2.weight"):
+        model.get_parameter(name).data.zero_()
+    options: dict[str, Any] = {"keep_macs": 0.4, "latency": False, "depth": True}
+    found = excise.prune(model, union(1)[0][:2], calibration=data, **options)
+    assert found.plan.branches
+    return {**flat(found.model), "apart": torch.tensor([r.apart for r in found.rivals])}
+
+
 EQUAL: dict[str, Callable[[Any], dict[str, Any]]] = {
     "prune": lambda data: pruned(data)["model"],
     "prune, by name": lambda data: pruned(data, criterion="flap")["model"],
@@ -131,6 +143,7 @@ EQUAL: dict[str, Callable[[Any], dict[str, Any]]] = {
     "recalibrate": recalibrated,
     "zeros": zeroed,
     "schedule": scheduled,
+    "depth": shortened,
     **{name: scored(name) for name in excise.scores.CALIBRATED},
 }
 """Things that come out the same in one process on all the data, up to rounding."""
