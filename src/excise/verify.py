@@ -189,7 +189,7 @@ def _bypass(
     wide = _eval64(original)
     before = traced(wide, args, named, wide=True, real=real)
     try:
-        chosen = of_modules(before, (cut.modules for cut in plan.branches))
+        chosen = of_modules(before, (cut.modules for cut in plan.branches), wide=True)
     except KeyError as error:
         name = error.args[0][-1].module
         reason = f"{name} is no residual branch of the original with this input"

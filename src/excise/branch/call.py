@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten
 from excise.errors import ExampleError
 from excise.graph import AxisGraph
 from excise.trace import Op, Ref, skeleton
-from excise.trace.record import Tape, run
+from excise.trace.record import Tape, run, widened
+from excise.trace.wide import wider
 
 
 class Value(NamedTuple):
@@ -59,9 +60,9 @@ class Call(NamedTuple):
 class _Follower(Tape):
     """Knows the number of every tensor of a traced model that runs again."""
 
-    def __init__(self, ops: Sequence[Op]) -> None:
+    def __init__(self, ops: Sequence[Op], *, wide: bool) -> None:
         super().__init__()
-        self.ops = ops
+        self.ops, self.wide = ops, wide
         self.refs: dict[int, tuple[int, Tensor]] = {}  # the tensor is held: its id stays its own
         self.makers: dict[int, int] = {}
         self.open: list[tuple[int, Any]] = []
@@ -73,11 +74,18 @@ class _Follower(Tape):
         self.count += 1
         if number >= len(self.ops) or self.ops[number].name != name:
             raise ExampleError(self.module, "", "the model takes another path each time it runs")
-        op, out = self.ops[number], func(*args, **kwargs)
+        op, out = self.ops[number], self.inside(func, args, kwargs)
         self.note(tree_flatten((args, kwargs))[0], op.inputs())
         self.note(tree_flatten(out)[0], op.outs)
         self.makers |= dict.fromkeys((ref.number for ref in op.outs), number)
         return out
+
+    def inside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation, in float64 if the model was traced so."""
+        if not self.wide:
+            return func(*args, **kwargs)
+        func, args, kwargs = widened(self, func, args, kwargs)
+        return wider(func(*args, **kwargs))
 
     def note(self, leaves: Sequence[Any], refs: Sequence[Ref]) -> None:
         """Tensors, and what the trace calls them."""
@@ -114,13 +122,15 @@ class _Follower(Tape):
         self.calls.append(Call(name, first, self.count, given, alone, outs, outputs, place))
 
 
-def calls(graph: AxisGraph) -> list[Call]:
+def calls(graph: AxisGraph, *, wide: bool = False) -> list[Call]:
     """Every call of a module, in the order in which they end. The model runs once more, as traced.
+
+    `wide` says that it was traced in float64.
 
     Raises:
         ExampleError: it takes another path each time it runs.
     """
-    stage, tape = graph.stage, _Follower(graph.trace.ops)
+    stage, tape = graph.stage, _Follower(graph.trace.ops, wide=wide)
     if stage.mode is not None:
         bones = skeleton.fake(stage.model, stage.mode)
     else:

@@ -77,7 +77,7 @@ class _No(Exception):  # noqa: N818 - a signal within this file
     """A branch has to stay; the message says why."""
 
 
-def branches(graph: AxisGraph) -> Branches:
+def branches(graph: AxisGraph, *, wide: bool = False) -> Branches:
     """The residual branches of a traced model, and whether modules can be replaced to remove them.
 
     A branch is one of the two terms of an addition, made of the other one, with everything between
@@ -86,11 +86,12 @@ def branches(graph: AxisGraph) -> Branches:
 
     Args:
         graph: from `excise.trace`. The model runs once more, on fake tensors if it was traced so.
+        wide: it was traced in float64.
 
     Raises:
         ExampleError: the model takes another path each time it runs.
     """
-    flow, known = Flow(graph.trace), calls(graph)
+    flow, known = Flow(graph.trace), calls(graph, wide=wide)
     counts = Counter(call.module for call in known)
     found: list[Branch] = []
     refused: list[Refused] = []

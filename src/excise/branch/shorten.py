@@ -103,14 +103,16 @@ def _compared(
     return ("", -1) if same else ("without it the model returns something else", -1)
 
 
-def named(graph: AxisGraph, wanted: Iterable[tuple[Bypassed, ...]]) -> list[Branch]:
-    """The branches of a graph whose modules are replaced like this.
+def named(
+    graph: AxisGraph, wanted: Iterable[tuple[Bypassed, ...]], *, wide: bool = False
+) -> list[Branch]:
+    """The branches of a graph whose modules are replaced like this; `wide` as in `branches`.
 
     Raises:
         KeyError: with the modules that are those of no branch of this graph.
     """
     modules = list(wanted)
-    there = {b.modules: b for b in branches(graph).found} if modules else {}
+    there = {b.modules: b for b in branches(graph, wide=wide).found} if modules else {}
     return [there[each] for each in modules]
 
 
