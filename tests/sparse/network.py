@@ -133,11 +133,32 @@ class Attending(nn.Module):
         return out
 
 
+class Window(nn.Module):
+    """Attention with a table of relative positions, as windows have it: indices are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joint, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.table = nn.Parameter(torch.randn(17, 4))
+        place = torch.arange(9)
+        self.register_buffer("places", place[:, None] - place[None] + 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens to tokens."""
+        n, length, width = x.shape
+        q, k, v = self.joint(x).view(n, length, 3, 4, -1).permute(2, 0, 3, 1, 4).unbind()
+        bias = self.table[self.places.view(-1)].view(length, length, 4).permute(2, 0, 1)  # type: ignore[operator]
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        out: Tensor = x + self.out(mixed.transpose(1, 2).reshape(n, length, width))
+        return out
+
+
 NETWORKS: dict[str, tuple[Any, Any]] = {
     "residual": (Residual, lambda n: torch.randn(n, 3, 64, 60)),
     "mobile": (Mobile, lambda n: torch.randn(n, 3, 40, 44)),
     "decoder": (Decoder, lambda n: torch.randint(0, 50, (n, 11))),
     "encoder": (encoder, lambda n: torch.randn(n, 9, 32)),
+    "window": (Window, lambda n: torch.randn(n, 9, 32)),
     "attending": (Attending, lambda n: torch.randn(n, 9, 32)),
 }
 """Name -> what builds it, and what makes an input of so many examples."""

@@ -94,6 +94,37 @@ def test_what_follows_a_layer_is_part_of_it(fresh: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_planned_for(name: str, fresh: list[Any]) -> None:
+    build, give = NETWORKS[name]
+    with torch.no_grad():
+        compile_(zeroed(build()))(give(1))
+    assert fresh
+
+
+class Masked(nn.Module):
+    """Picks rows by their values: how many depends on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows to some of them."""
+        out: Tensor = self.layer(x)[x[:, 0] > 0]
+        return out
+
+
+def test_a_shape_that_depends_on_values() -> None:
+    model = zeroed(Masked())
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
+        fast = compile_(model)
+        for _ in range(4):
+            x = torch.randn(9, 8)
+            x[0] = 1  # one is picked at least
+            agree(fast(x), model(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_are_not_overwritten_by_the_next_call(name: str) -> None:
     build, give = NETWORKS[name]
     model = zeroed(build())

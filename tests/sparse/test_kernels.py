@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from excise.sparse import reference
 from excise.sparse.kernels import (
     Ending,
     Library,
@@ -133,6 +134,17 @@ def test_the_arrays_hold_the_weight(rows: int, columns: int, block: int, seed: i
     raw = np.unpackbits(bits.mask.numpy().view(np.uint8), axis=1, bitorder="little")
     assert np.array_equal(raw[:, :columns].astype(bool), weight.numpy() != 0)
     assert not raw[:, columns:].any()
+
+
+@pytest.mark.parametrize("name", list(reference.ACTIVATIONS))
+def test_activations_over_their_range(instructions: str, name: str) -> None:
+    assert instructions
+    x = torch.cat([torch.linspace(-100, 100, 16000), torch.full((16,), float("nan"))]).view(-1, 16)
+    found = linear(blocks_of(torch.eye(16), 16), x, Ending(activation=name), tiles=4)
+    wanted = reference.ACTIVATIONS[name](x.double()).float()
+    error = (found - wanted).abs() / (1 + wanted.abs())
+    assert float(error[:-16].max()) <= 1e-6
+    assert bool(found[-16:].isnan().any(1)[-1])
 
 
 def test_nan_and_infinity_pass_as_in_torch() -> None:

@@ -20,7 +20,14 @@ from excise.sparse.layer import Way
 MIN_ZEROS = 0.3
 _ROUNDS = 6
 _HOPELESS = 1.25  # times slower than the fastest in a first round: not tried again
-_CACHE = 12288  # floats of a first-level cache that a tile may fill
+_CACHE = 12288  # floats of a first-level cache that a tile of inputs may fill
+_TILES = (
+    (3, 256), (4, 96), (4, 128), (4, 192), (4, 256), (6, 96), (6, 128), (6, 192), (8, 64), (8, 96),
+    (8, 128),
+)  # fmt: skip
+_UNFOLDED = ((4, 128), (4, 192), (6, 96), (8, 64))  # vectors of a tile, columns of a block
+_ENOUGH = 2e8  # multiply-adds of the dense layer: one call on so many tells what is fastest
+_LONGEST_S = 0.4  # for the rounds of a layer, once each way has run twice
 _DENSE = Way("dense")
 Call = Callable[..., Tensor]
 
@@ -78,21 +85,22 @@ def ways(layer: Layer, source: Place, place: Place) -> Iterator[Way]:
             yield Way("gemv")
             if source.floats % 64 == 0:  # else it would have to be padded at every call
                 yield Way("mask")
-        yield from _products(source.floats // layer.weight.shape[1], found.lanes, (False,))
-    elif layer.geometry is not None and layer.geometry.is_product:
-        yield from _products(place.shape[2] * place.shape[3], found.lanes, (True, False))
-    else:
-        yield from _direct(layer, source, place, found.lanes)
-        yield from _products(place.shape[2] * place.shape[3], found.lanes, (False,))
+        yield from _products(source.floats // layer.weight.shape[1], found.lanes, _TILES)
+        return
+    columns = place.shape[2] * place.shape[3]
+    if layer.geometry is not None and layer.geometry.is_product:
+        for way in _products(columns, found.lanes, _TILES):
+            yield way._replace(in_place=True)
+            if not source.ours:
+                yield way
+        return
+    yield from _direct(layer, source, place, found.lanes)
+    yield from _products(columns, found.lanes, _UNFOLDED)
 
 
-def _products(columns: int, lanes: int, in_place: tuple[bool, ...]) -> Iterator[Way]:
+def _products(columns: int, lanes: int, sizes: tuple[tuple[int, int], ...]) -> Iterator[Way]:
     vectors = -(-columns // lanes)
-    for tiles in sorted({min(tiles, vectors) for tiles in (3, 4, 6, 8)}):
-        for block in (64, 96, 128, 192, 256):
-            if 1 / 3 <= block * tiles * lanes / _CACHE <= 2:  # noqa: PLR2004
-                for place in in_place:
-                    yield Way("tiles", tiles, block, place)
+    yield from dict.fromkeys(Way("tiles", min(tiles, vectors), block) for tiles, block in sizes)
 
 
 def _direct(layer: Layer, source: Place, place: Place, lanes: int) -> Iterator[Way]:
@@ -119,10 +127,11 @@ def made(layer: Layer, way: Way, source: Place, place: Place) -> Step | Dense | 
 
 
 def chosen(layer: Layer, source: Place, place: Place) -> Way:
-    """The fastest way, by rounds in which all take turns."""
+    """The fastest way, by rounds in which all take turns; on a part of a large batch."""
     candidates = list(ways(layer, source, place))
     if len(candidates) == 1:
         return candidates[0]
+    source, place = _part(layer, source, place)
     x, out = _space(source).normal_(), _space(place)
     residual = None if layer.residual is None else _space(place).normal_()
     calls: list[tuple[Way, Any]] = []
@@ -134,13 +143,32 @@ def chosen(layer: Layer, source: Place, place: Place) -> Way:
                 call.loose = False
             calls.append((way, call))
     least = [float("inf")] * len(calls)
+    begun = time.perf_counter()
     for turn in range(_ROUNDS):
+        if turn > 1 and time.perf_counter() - begun > _LONGEST_S:
+            break
         for i, (_, call) in enumerate(calls):
             if turn < 2 or least[i] <= _HOPELESS * min(least):  # noqa: PLR2004 - one to warm up
                 start = time.perf_counter()
                 call(x, residual)
                 least[i] = min(least[i], time.perf_counter() - start)
     return calls[min(range(len(calls)), key=least.__getitem__)][0]
+
+
+def _part(layer: Layer, source: Place, place: Place) -> tuple[Place, Place]:
+    """Fewer images or tokens, where there are more than it takes."""
+    assert layer.weight is not None  # noqa: S101 - what has several ways has one
+    work = layer.weight.numel() * source.floats / layer.weight.shape[1]
+    whole = source.shape[0]
+    if layer.kind == "conv":
+        work = layer.weight.numel() * whole * place.shape[2] * place.shape[3]
+    count = max(1, min(whole, int(whole * _ENOUGH / work)))
+    if layer.kind == "linear" and source.shape[:-1] != place.shape[:-1]:
+        return source, place
+    return (
+        source._replace(shape=(count, *source.shape[1:])),
+        place._replace(shape=(count, *place.shape[1:])),
+    )
 
 
 def _space(place: Place) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from excise.sparse.engine.record import Facts
-from excise.sparse.kernels import Geometry
+from excise.sparse.kernels import Blocks, Geometry
 
 aten = torch.ops.aten
 _VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)  # noqa: SLF001
@@ -40,6 +40,7 @@ class Layer:
         activation: a name that the kernels know.
         late: the residual is added after the activation.
         nodes: all that it replaces, in order.
+        blocks: the weight as products read it, by the columns of a block; made when asked for.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Layer:
     activation: str = "none"
     late: bool = False
     nodes: list[fx.Node] = field(default_factory=list)
+    blocks: dict[int, Blocks] = field(default_factory=dict)
 
 
 def layers_of(graph: fx.Graph, facts: Facts) -> Iterator[Layer]:

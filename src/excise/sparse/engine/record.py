@@ -39,9 +39,15 @@ class Facts:
 
 def recordable(graph: fx.Graph) -> bool:
     """Whether shapes follow from shapes, so that what was seen once holds for the next call."""
-    return not any(
-        tag in getattr(node.target, "tags", ()) for node in graph.nodes for tag in _DYNAMIC
-    )
+    return not any(_depends(node) for node in graph.nodes)
+
+
+def _depends(node: Any) -> bool:
+    """Whether the shape of what a node gives depends on values: a mask as an index does that."""
+    if node.target is torch.ops.aten.index.Tensor:
+        kinds = {n.meta["val"].dtype for n in node.args[1] if n is not None and "val" in n.meta}
+        return bool(kinds & {torch.bool, torch.uint8})
+    return any(tag in getattr(node.target, "tags", ()) for tag in _DYNAMIC)
 
 
 @torch.no_grad()

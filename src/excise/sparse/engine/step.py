@@ -133,7 +133,7 @@ def _convolution(  # noqa: PLR0917 - private
         matrix = _matrix(blocks)
         tile = (byref(matrix), product, byref(window), ending, way.rows, way.tiles)
         return Step(code.excise_direct, tile, frame, blocks, bias, window, matrix)
-    blocks = blocks_of(flat, way.block)
+    blocks = _blocks(layer, flat, way.block)
     matrix = _matrix(blocks)
     if layer.geometry.is_product:
         return Step(code.excise_spmm, (byref(matrix), product, ending), frame, blocks, bias, matrix)
@@ -161,10 +161,16 @@ def _linear(  # noqa: PLR0917 - private
         blocks = blocks_of(weight, MOST_COLUMNS, span=1)
         matrix = _matrix(blocks)
         return Row(code.excise_gemv, (byref(matrix),), frame, blocks, bias, matrix)
-    blocks = blocks_of(weight, way.block)
+    blocks = _blocks(layer, weight, way.block)
     matrix = _matrix(blocks)
     given = (byref(matrix), byref(product), byref(frame.finish))
     return Step(code.excise_linear, given, frame, blocks, bias, matrix)
+
+
+def _blocks(layer: Layer, flat: Tensor, block: int) -> Blocks:
+    if block not in layer.blocks:
+        layer.blocks[block] = blocks_of(flat, block)
+    return layer.blocks[block]
 
 
 def _matrix(a: Blocks) -> Matrix:

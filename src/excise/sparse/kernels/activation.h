@@ -18,6 +18,17 @@ static inline vec above(vec x, float least) {
     return chosen((bits)(x < splat(least)), splat(least), x);
 }
 
+/* a / b, to a unit in the last place or two; b neither 0 nor infinite. A division takes many times as
+ * long as an estimate that is corrected once. */
+static inline vec quotient(vec a, vec b) {
+#if LANES == 16
+    const vec r = (vec)_mm512_rcp14_ps((__m512)b);
+    return a * (r * (splat(2.0f) - b * r));
+#else
+    return a / b;
+#endif
+}
+
 /* e^x to a unit in the last place or two: 2^n times a polynomial (Cephes, expf). */
 static inline vec exponential(vec x) {
     x = above(below(x, 88.0f), -87.0f);
@@ -50,10 +61,12 @@ static inline vec error_function(vec x) {
     q = q * s + splat(-1.68282697438203e-03f);
     q = q * s + splat(-7.37332916720468e-03f);
     q = q * s + splat(-1.42647390514189e-02f);
-    return x * p / q;
+    return quotient(x * p, q);
 }
 
-static inline vec logistic(vec x) { return splat(1.0f) / (splat(1.0f) + exponential(-x)); }
+static inline vec logistic(vec x) {
+    return quotient(splat(1.0f), splat(1.0f) + exponential(-x));
+}
 
 __attribute__((noinline, unused)) static vec curved(vec x, int64_t activation) {
     switch (activation) {

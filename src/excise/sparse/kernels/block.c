@@ -11,17 +11,6 @@ enum { REGISTERS = 32 };
 enum { REGISTERS = 16 };
 #endif
 
-static inline vec broadcast(const float *p) {
-#if LANES == 16
-    return (vec)_mm512_set1_ps(*p); /* `splat` adds a zero, for which the compiler keeps an addition */
-#elif LANES == 8
-    return (vec)_mm256_set1_ps(*p);
-#else
-    const float x = *p;
-    return (vec){x, x, x, x};
-#endif
-}
-
 /* A finished row of the tile, from where its sums were spilled to. */
 static void finished(const float *sum, int64_t m, const tile *w, const finish *f) {
     float *out = w->out + m * w->out_pitch;
@@ -67,7 +56,7 @@ static void finished(const float *sum, int64_t m, const tile *w, const finish *f
 #define ADD(T, sum, j)                                                                             \
     {                                                                                              \
         const float *b = w->b + (int64_t)index[j] * pitch;                                         \
-        const vec x = broadcast(value + j);                                                        \
+        const vec x = splat(value[j]);                                                        \
         EACH(T) sum[t] += x * load(b + t * LANES);                                                 \
     }
 
@@ -75,8 +64,8 @@ static void finished(const float *sum, int64_t m, const tile *w, const finish *f
 #define ADD_FOUR(T, j)                                                                             \
     {                                                                                              \
         const float *b = w->b + (int64_t)index[p[0] + j] * pitch;                                  \
-        const vec x0 = broadcast(value + p[0] + j), x1 = broadcast(value + p[1] + j);              \
-        const vec x2 = broadcast(value + p[2] + j), x3 = broadcast(value + p[3] + j);              \
+        const vec x0 = splat(value[p[0] + j]), x1 = splat(value[p[1] + j]);              \
+        const vec x2 = splat(value[p[2] + j]), x3 = splat(value[p[3] + j]);              \
         EACH(T) {                                                                                  \
             const vec v = load(b + t * LANES);                                                     \
             s0[t] += x0 * v;                                                                       \

@@ -51,7 +51,16 @@ typedef struct { /* what happens to an output before it is written */
     int64_t late; /* the residual is added after the activation, not before */
 } finish;
 
-static inline vec splat(float x) { return x + (vec){0}; }
+/* Not `x + (vec){0}`, for which the compiler has to keep the addition: it turns -0 into 0. */
+static inline vec splat(float x) {
+#if LANES == 16
+    return (vec)_mm512_set1_ps(x);
+#elif LANES == 8
+    return (vec)_mm256_set1_ps(x);
+#else
+    return (vec){x, x, x, x};
+#endif
+}
 static inline vec load(const float *p) { return *(const vec *)p; }
 static inline void store(float *p, vec v) { *(vec *)p = v; }
 
