@@ -182,9 +182,7 @@ class Work:
         theirs = {c.op: c for c in consumers(before)}
         ours = [c for c in consumers(self.after) if numbers[c.op] in theirs and not c.shared]
         self.consumers = {c.op: c for c in ours}
-        self.streams: dict[
-            int, tuple[Stream, Stream]
-        ] = {}  # of the dense model, and of the cut one
+        self.streams: dict[int, tuple[Stream, Stream]] = {}  # the dense model's, and its own
         for op, consumer in self.consumers.items():
             wide = theirs[numbers[op]]
             both = stream_of(before, wide), stream_of(self.after, consumer)

@@ -46,7 +46,12 @@ def excise(graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
     build = aot_autograd(
         fw_compiler=_planned, inference_compiler=_planned, decompositions=DECOMPOSITIONS
     )
-    return Faster(build(graph, inputs), graph.forward)
+    return Faster(build(graph, inputs), graph.forward, _free(inputs))
+
+
+def _free(inputs: Sequence[Any]) -> list[int]:
+    """Which inputs are none of the model's own: the shapes of those do not change."""
+    return [i for i, x in enumerate(inputs) if not hasattr(x, "_dynamo_static_input_type")]
 
 
 def _planned(graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -63,15 +68,19 @@ class Faster:
     Attributes:
         planned: the one that is tried first, and may make a plan when it is.
         plain: the other.
+        free: which inputs may come in other shapes.
     """
 
-    def __init__(self, planned: Callable[..., Any], plain: Callable[..., Any]) -> None:
-        self.planned, self.plain = planned, plain
+    def __init__(
+        self, planned: Callable[..., Any], plain: Callable[..., Any], free: Sequence[int]
+    ) -> None:
+        self.planned, self.plain, self.free = planned, plain, free
         self._chosen: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Run the one that is faster on such inputs; on the first, both."""
-        key = tuple([a.shape if isinstance(a, Tensor) else a for a in args])
+        given = [args[i] for i in self.free]
+        key = tuple([a.shape if isinstance(a, Tensor) else a for a in given])
         chosen = self._chosen.get(key)
         if chosen is not None:
             return chosen(*args)

@@ -18,7 +18,6 @@ from excise.sparse.kernels import MOST_VECTORS, Library, library
 from excise.sparse.layer import Way
 
 MIN_ZEROS = 0.3
-_FEW_CHANNELS = 4  # such a convolution is tried by the sparse kernels even if it has no zeros
 _ROUNDS = 6
 _HOPELESS = 1.25  # times slower than the fastest in a first round: not tried again
 _CACHE = 12288  # floats of a first-level cache that a tile may fill
@@ -72,8 +71,8 @@ def ways(layer: Layer, source: Place, place: Place) -> Iterator[Way]:
     yield _DENSE
     assert layer.weight is not None  # noqa: S101 - these two have one
     zeros = 1 - int(torch.count_nonzero(layer.weight)) / layer.weight.numel()
-    if zeros < MIN_ZEROS and (layer.kind == "linear" or layer.weight.shape[1] > _FEW_CHANNELS):
-        return
+    if zeros < MIN_ZEROS and layer.kind == "linear":
+        return  # a convolution is tried: it is fused, and the stem of a network is weak in torch
     if layer.kind == "linear":
         if source.floats == layer.weight.shape[1]:
             yield Way("gemv")
@@ -101,8 +100,10 @@ def _direct(layer: Layer, source: Place, place: Place, lanes: int) -> Iterator[W
     (high, wide), (down, _), _, (step, _) = layer.geometry
     tall, width = place.shape[2:]
     vectors = min(MOST_VECTORS, -(-width // lanes))
-    for rows in sorted({MOST_VECTORS // vectors, max(1, MOST_VECTORS // vectors // 2)}):
-        if rows > 1 and rows >= 2 * tall:
+    shapes = {(vectors, rows) for rows in (MOST_VECTORS // vectors, MOST_VECTORS // vectors // 2)}
+    shapes.add((-(-vectors // 2), 1))
+    for vectors, rows in sorted(shapes):
+        if not rows or (rows > 1 and rows >= 2 * tall):
             continue
         deep = rows + (high - 1) * step // down
         for channels in (4, 8, 16, 32, 64):

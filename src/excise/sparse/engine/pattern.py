@@ -118,6 +118,13 @@ def _linear(node: Any, facts: Facts, taken: set[fx.Node]) -> Layer | None:
     return Layer("linear", source, node, None, known.t(), shift, nodes=[node])
 
 
+def _is_copy(node: Any, facts: Facts) -> bool:
+    """Whether it copies what it reads as it lies, as dropout in eval mode does."""
+    if node.target is not aten.clone.default or node.kwargs:
+        return False
+    return facts.stride.get(node.args[0]) == facts.stride[node]
+
+
 def _keeps_rows(view: Any, facts: Facts) -> bool:
     """Whether a view only regroups the rows of something that lies in one piece."""
     read = view.args[0]
@@ -173,6 +180,7 @@ def _extended(layer: Layer, facts: Facts, taken: set[fx.Node]) -> None:
             _with_norm(layer, after, facts)
             or _with_view(layer, after, facts)
             or _with_activation(layer, after)
+            or _is_copy(after, facts)
             or _with_sum(layer, after, facts)
         )
         if not grown:
