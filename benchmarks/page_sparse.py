@@ -24,14 +24,15 @@ def engines(found: Any) -> Iterator[str]:
         "engines taking turns. Random weights, the smallest of every layer zero; first and "
         "depthwise convolutions dense. Bold: excise, where it is ahead of every engine that "
         "computes in float32. The honest opponent of sparse float32 is dense bfloat16, where a "
-        "processor has the instructions: its column stands beside, and says where excise is "
-        "ahead of that too by a star."
+        "processor has the instructions: its column stands beside; a star says that excise is "
+        "ahead of that, too."
     )
     threads = sorted({key.split(" | ")[3] for key in rows})
     for number in threads:
         lines = []
-        for key, row in rows.items():
+        for key in sorted(rows, key=_place):
             net, zeros, batch, count = key.split(" | ")
+            row = rows[key]
             if count == number:
                 times = _gains(row, "cpu_ms" if count == "1" else "wall_ms")
                 cells = [_cell(name, times) for name in names if name != "eager"]
@@ -142,6 +143,12 @@ def _cell(name: str, times: dict[str, float]) -> str:
     short = max((t for n, t in others.items() if "bf16" in n), default=0.0)
     text = f"**{text}**" if times[name] > plain else text
     return text + "\\*" * (0 < short < times[name])
+
+
+def _place(key: str) -> tuple[int, int, int]:
+    """Rows by network, batch, zeros."""
+    net, zeros, batch, _ = key.split(" | ")
+    return list(TITLES).index(net), int(batch), int(zeros)
 
 
 def _absent(rows: dict[str, Any]) -> Iterator[str]:

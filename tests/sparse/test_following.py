@@ -54,9 +54,11 @@ def test_there_and_back_is_the_same_layer(kind: str) -> None:
 
 
 @KINDS
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("options", [{"foreach": True}, {"fused": True}, {}])
-def test_any_optimizer_is_followed(kind: str, options: dict[str, Any]) -> None:
+def test_any_optimizer_is_followed(kind: str, options: dict[str, Any], *, training: bool) -> None:
     dense, layer, x = made(kind)
+    layer.train(mode=training)
     with torch.no_grad():
         before = layer(x)
     optimizer = torch.optim.Adam(layer.parameters(), 0.1, **options)
@@ -163,3 +165,72 @@ def test_autocast_runs(kind: str) -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for sample in (x, x.bfloat16()):
             assert torch.allclose(layer(sample).float(), dense(sample).float(), atol=0.1)
+
+
+@needs_kernels
+@KINDS
+def test_in_eval_mode_kernels_run_and_gradients_are_the_dense_layers(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, layer, x = made(kind)
+    layer.train(mode=False)
+    passes: list[str] = []
+    whole = type(layer).by_kernels
+
+    def counted(self: Any, x: Tensor) -> Tensor:
+        passes.append("kernels")
+        out: Tensor = whole(self, x)
+        return out
+
+    monkeypatch.setattr(type(layer), "by_kernels", counted)
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    wanted, found = dense(one), layer(two)
+    assert passes == ["kernels"]
+    assert torch.allclose(found, wanted, atol=1e-5)
+    wanted.square().sum().backward()
+    found.square().sum().backward()
+    assert passes == ["kernels"]
+    assert torch.allclose(one.grad, two.grad, atol=1e-4)  # type: ignore[arg-type]
+    assert torch.allclose(layer.value.grad, dense.weight.grad[dense.weight != 0], atol=1e-3)
+    assert torch.allclose(layer.bias.grad, dense.bias.grad, atol=1e-3)
+    layer.train()
+    layer(x)
+    assert passes == ["kernels"]
+
+
+@needs_kernels
+@KINDS
+def test_gradients_can_be_differentiated_again(kind: str) -> None:
+    dense, layer, x = made(kind)
+    layer.train(mode=False)
+    penalties = []
+    for it in (dense, layer):
+        z = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(it(z).square().sum(), z, create_graph=True)
+        (again,) = torch.autograd.grad(grad.square().sum(), z)
+        penalties.append(again)
+    assert torch.allclose(penalties[0], penalties[1], rtol=1e-3, atol=1e-3)
+
+
+@needs_kernels
+@KINDS
+def test_frozen_values_in_eval_mode_get_no_gradient(kind: str) -> None:
+    _, layer, x = made(kind)
+    layer.train(mode=False).requires_grad_(False)  # noqa: FBT003 - torch's own name for it
+    z = x.clone().requires_grad_()
+    layer(z).sum().backward()
+    assert z.grad is not None
+    assert layer.value.grad is None
+
+
+@needs_kernels
+def test_transforms_of_functions_are_followed() -> None:
+    dense, layer, x = made("linear")
+    layer.train(mode=False)
+
+    def loss(one: Tensor, it: Any) -> Tensor:
+        out: Tensor = it(one).square().sum()
+        return out
+
+    found = torch.func.grad(loss)(x, layer)
+    assert torch.allclose(found, torch.func.grad(loss)(x, dense), atol=1e-4)

@@ -17,7 +17,7 @@ __all__ = ["KINDS", "LENT", "Sparse", "SparseConv2d", "SparseLinear", "Way"]
 class SparseLinear(Sparse):
     """A linear layer with a sparse weight.
 
-    In inference on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case
+    In eval mode on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case
     (training, other dtypes and devices) as the dense layer that it stands for.
     """
 
@@ -47,10 +47,12 @@ class SparseLinear(Sparse):
             return made._replace(value=made.value.to(weight.dtype))
         return super().made(weight, way)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def by_weight(self, x: Tensor) -> Tensor:
         """As `nn.Linear`."""
-        if not self.native(x) or x.numel() == 0:
-            return functional.linear(x, self.weight(), self.bias)
+        return functional.linear(x, self.weight(), self.bias)
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """The same."""
         alone = x.numel() == self.shape[1]
         only = self.way.kind in {"gemv", "mask"} and not alone
         way = self.way._replace(kind="tiles") if only else self.way
@@ -64,7 +66,7 @@ class SparseLinear(Sparse):
 class SparseConv2d(Sparse):
     """A 2-d convolution without groups, with a sparse weight; zeros as padding.
 
-    In inference on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case as the
+    In eval mode on a CPU, in float32 or bfloat16, it runs by the kernels, in any other case as the
     dense layer.
     """
 
@@ -107,11 +109,17 @@ class SparseConv2d(Sparse):
             raise SparseError(f"{way} is no way of {self.geometry}", "one that `ways` lists")
         return Arrays.of(blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def native(self, x: Tensor) -> bool:
+        """Whether the kernels take this input: a batch, and not an image alone."""
+        return x.dim() == 4 and super().native(x)  # noqa: PLR2004 - n, c, y, x
+
+    def by_weight(self, x: Tensor) -> Tensor:
         """As `nn.Conv2d`."""
         _, stride, padding, dilation = self.geometry
-        if not self.native(x) or x.dim() != 4 or x.numel() == 0:  # noqa: PLR2004 - n, c, y, x
-            return functional.conv2d(x, self.weight(), self.bias, stride, padding, dilation)
+        return functional.conv2d(x, self.weight(), self.bias, stride, padding, dilation)
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """The same."""
         value, column, pointer, sizes = self.arrays(self.way)
         flat, way = [n for pair in self.geometry for n in pair], self.way
         out: Tensor = sparse_conv2d(

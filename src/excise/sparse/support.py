@@ -18,6 +18,7 @@ from excise.sparse.kernels import (
     blocks_of,
     rows_of,
 )
+from excise.sparse.recorded import recorded, transformed
 
 KINDS = (torch.float32, torch.bfloat16)
 """What the kernels take; bfloat16 is added up in float32."""
@@ -64,7 +65,7 @@ class Sparse(nn.Module):
     """What both layers share: a weight of which only the support is stored.
 
     Changes of the values are followed where torch counts them. Of writes through `.data`, which it
-    does not count, the layer knows after the next pass with gradients, or change of mode.
+    does not count, the layer knows after the next backward pass, change of mode, or `changed()`.
 
     Attributes:
         value: the nonzero values in row-major order, a parameter; training moves these and no
@@ -106,23 +107,45 @@ class Sparse(nn.Module):
         made.bias = copy.deepcopy(self.bias)
         made.train(self.training)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As the dense layer; in eval mode by the kernels, even where a gradient is wanted."""
+        if not self.native(x):
+            return self.by_weight(x)
+        tensors = (x, self.value, self.bias)
+        if not torch.is_grad_enabled() or not any(
+            t is not None and t.requires_grad for t in tensors
+        ):
+            return self.by_kernels(x)
+        if self.training or torch.compiler.is_compiling() or transformed():
+            self.changed()
+            return self.by_weight(x)  # values change at every step: kernels would not pay
+        return recorded(self, *tensors)
+
+    def by_kernels(self, x: Tensor) -> Tensor:
+        """The layer by an operator of ours, which has no gradient."""
+        raise NotImplementedError
+
+    def by_weight(self, x: Tensor) -> Tensor:
+        """The layer by its dense weight, with gradients for the input, the values and the bias."""
+        raise NotImplementedError
+
     def native(self, x: Tensor) -> bool:
         """Whether the kernels take this input, and exist.
 
-        It has to be float32 or bfloat16, as the weight is, and on the CPU, without gradients.
+        It has to be float32 or bfloat16, as the weight is, and on the CPU.
         """
-        if self.way.kind == "dense" or x.dtype not in KINDS or not x.is_cpu:
+        if self.way.kind == "dense" or x.dtype not in KINDS or not x.is_cpu or not x.numel():
             return False
         if self.value.dtype is not x.dtype:
             return False
-        wanted = (x, self.value, self.bias)
-        grads = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in wanted)
         if torch.compiler.is_compiling():  # which cannot ask the machine
-            return bool(self._ready) and not grads
-        if grads:  # what follows may change values without torch's count of it, as fused Adam does
-            self._ready = {}
+            return bool(self._ready)
         real = type(x) in {Tensor, nn.Parameter}  # a fake one has no numbers to multiply
-        return real and not grads and self._suited()
+        return real and self._suited()
+
+    def changed(self) -> None:
+        """Look at the values again: they may change without torch's count, as by fused Adam."""
+        self._ready = {}
 
     def _suited(self) -> bool:
         """Whether anything here runs it; a way that was found on another machine gives way."""
@@ -154,7 +177,7 @@ class Sparse(nn.Module):
     def train(self, mode: bool = True) -> Sparse:  # noqa: FBT001, FBT002 - torch's own signature
         """As of any module; a change of mode is taken for a change of the values."""
         if mode != self.training:
-            self._ready = {}
+            self.changed()
         return super().train(mode)
 
     def _load_from_state_dict(  # noqa: PLR0917 - torch's own signature

@@ -28,6 +28,11 @@ static inline __m512 widened16(const uint16_t *p) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+#elif LANES == 8
+static inline __m256 widened8(const uint16_t *p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
 #endif
 
 /* One row: so many values, each times the float of x that its index names. */
@@ -49,6 +54,22 @@ static inline float picked(const uint16_t *value, const uint16_t *index, int64_t
         }
     }
     total = _mm512_reduce_add_ps(_mm512_add_ps(s[0], s[1]));
+#elif LANES == 8
+    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                   _mm256_setzero_ps()};
+    for (; j + 16 <= count; j += 16) {
+        uint64_t places[4];
+        memcpy(places, index + j, sizeof places);
+        ask_for(value + j);
+        ask_for(index + j);
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            const __m256 found = _mm256_set_m128(gathered(x, places[2 * i + 1]),
+                                                 gathered(x, places[2 * i]));
+            s[i] = _mm256_fmadd_ps(widened8(value + j + 8 * i), found, s[i]);
+        }
+    }
+    total = sum_of_all(s);
 #endif
     for (; j < count; j++) total += widened(value[j]) * x[index[j]];
     return total;
@@ -106,6 +127,24 @@ static float spread(const uint16_t *value, const uint64_t *mask, int64_t words, 
     }
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
+#elif LANES == 8
+static float dotted(const uint16_t *value, const uint64_t *mask, int64_t words, const uint16_t *x) {
+    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                   _mm256_setzero_ps()};
+    for (int64_t k = 0; k < words; k++) {
+        ask_for(value);
+        ask_for(value + 32);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            const uint8_t here = (uint8_t)(mask[k] >> (8 * i));
+            const __m256 v = spread8(widened8(value), here);
+            s[i % 4] = _mm256_fmadd_ps(v, widened8(x + 64 * k + 8 * i), s[i % 4]);
+            value += __builtin_popcount(here);
+        }
+    }
+    return sum_of_all(s);
+}
+#define spread dotted
 #else
 static float dotted(const uint16_t *value, const uint64_t *mask, int64_t words, const uint16_t *x) {
     float total = 0.0f;

@@ -2,21 +2,7 @@
 
 #include "row.h"
 
-#if defined(__AVX512F__)
-/* Four floats at the places that four indices of 16 bits name; faster than the machine's own gather
- * where that is slow, and as fast where it is not. */
-static inline __m128 gathered(const float *x, uint64_t four) {
-    __m128 r = _mm_load_ss(x + (four & 0xffff));
-    r = _mm_insert_ps(r, _mm_load_ss(x + ((four >> 16) & 0xffff)), 0x10);
-    r = _mm_insert_ps(r, _mm_load_ss(x + ((four >> 32) & 0xffff)), 0x20);
-    return _mm_insert_ps(r, _mm_load_ss(x + (four >> 48)), 0x30);
-}
-
-static inline float sum_of(__m128 v) {
-    v = _mm_add_ps(v, _mm_movehl_ps(v, v));
-    return _mm_cvtss_f32(v) + _mm_cvtss_f32(_mm_movehdup_ps(v));
-}
-
+#if LANES >= 8
 /* One row: so many values, each times the float of x that its index names. */
 static inline float picked(const float *value, const uint16_t *index, int64_t count, const float *x) {
     __m128 s[4] = {_mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps(), _mm_setzero_ps()};
@@ -42,6 +28,15 @@ static inline float picked(const float *value, const uint16_t *index, int64_t co
         for (int i = 0; i < 8; i++) sum[i] += value[j + i] * x[index[j + i]];
     for (; j < count; j++) sum[0] += value[j] * x[index[j]];
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+#endif
+
+#if LANES == 8
+HIDDEN int8_t PLACES[256][8];
+
+__attribute__((constructor)) static void find_places(void) {
+    for (int byte = 0; byte < 256; byte++)
+        for (int i = 0, seen = 0; i < 8; i++) PLACES[byte][i] = byte >> i & 1 ? (int8_t)seen++ : -1;
 }
 #endif
 
@@ -83,6 +78,21 @@ static inline float spread(const float *value, const uint64_t *mask, int64_t wor
         value += __builtin_popcountll(word);
     }
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+#elif LANES == 8
+    __m256 s[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                   _mm256_setzero_ps()};
+    for (int64_t k = 0; k < words; k++) {
+        ask_for(value);
+        ask_for(value + 16);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            const uint8_t here = (uint8_t)(mask[k] >> (8 * i));
+            const __m256 v = spread8(_mm256_loadu_ps(value), here);
+            s[i % 4] = _mm256_fmadd_ps(v, _mm256_loadu_ps(x + 64 * k + 8 * i), s[i % 4]);
+            value += __builtin_popcount(here);
+        }
+    }
+    return sum_of_all(s);
 #else
     float total = 0.0f;
     for (int64_t k = 0; k < words; k++)
