@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.axes import Axis
-from excise.calibration import Batch, Consumer, Moments, told
+from excise.calibration import Batch, Consumer, Moments, by_op, told
 from excise.graph import AxisGraph
 from excise.ranks import present
 from excise.scores.curve import Curve, Curves
@@ -36,22 +36,26 @@ class Change(NamedTuple):
 class _Changed(Tape):
     """Runs a model with some consumers changed; the model itself is not."""
 
-    def __init__(self, changes: Mapping[int, tuple[Consumer, Change]]) -> None:
+    def __init__(self, changes: Mapping[Consumer, Change]) -> None:
         super().__init__()
-        self.changes = changes
+        self.changes, self.changed = changes, by_op(changes)
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, with another weight if it is one of the consumers."""
         del name
-        found = self.changes.get(self.count)
+        found = self.changed.get(self.count, ())
         self.count += 1
-        if found is None:
+        if not found:
             return func(*args, **kwargs)
-        consumer, change = found
-        place = 2 if consumer.turned else 1
         with self.pause():
-            out = func(*args[:place], change.weight, *args[place + 1 :], **kwargs)
-            return out + change.shift.reshape([-1] + [1] * len(consumer.kernel))
+            for consumer in found:
+                args = consumer.changed(args, *self.changes[consumer])
+            out = func(*args, **kwargs)
+            for consumer in found:
+                if consumer.part is None:
+                    shift = self.changes[consumer].shift
+                    out = out + shift.reshape([-1] + [1] * len(consumer.kernel))
+            return out
 
 
 def scaled(
@@ -86,7 +90,7 @@ def scaled(
         count = max(1, round(_SHARE * len(curve.order)))
         taken = (graph.axes[name], curve.order[:count])
         changes = {
-            c.op: (c, change)
+            c: change
             for c, matrix in weights.items()
             if (change := _refitted(graph, c, taken, matrix, moments)) is not None
         }
@@ -112,6 +116,8 @@ def _refitted(
     seen = moments[consumer.reading]
     gone = torch.isin(columns, torch.tensor(removed)).to(seen.xx.device)
     spread, mean = seen.covariance(), seen.mean()
+    if not consumer.shifts:
+        spread, mean = seen.second(), torch.zeros_like(mean)
     old = matrix.to(spread)
     size = spread.diagonal(dim1=1, dim2=2)
     damping = _RIDGE * size.mean(1, keepdim=True) + torch.finfo(spread.dtype).tiny
@@ -136,7 +142,7 @@ def outputs(
     model: nn.Module,
     batch: Batch,
     ends: frozenset[int],
-    changes: Mapping[int, tuple[Consumer, Change]] | None = None,
+    changes: Mapping[Consumer, Change] | None = None,
 ) -> list[Tensor]:
     """What a model gives for one batch, of large outputs every so manieth number."""
     shell = copied(model, {id(t): t for _, t in named_tensors(model)})
