@@ -32,6 +32,7 @@ class Consumer(NamedTuple):
         source: the activation that it reads.
         weight: the parameter's qualified name.
         bias: that of its bias; empty if it has none.
+        late: the operation is given bias, input and weight in this order, as `addmm` is.
         turned: the weight is stored as (in, out), as `addmm` takes it.
         kernel: sizes of a convolution's kernel; empty for a linear layer.
         stride: of a convolution.
@@ -41,12 +42,14 @@ class Consumer(NamedTuple):
         shared: other operations read the same weight, as an embedding that is tied to the last
             layer does. What its columns are worth counts; it cannot be refitted for one alone.
         part: which weight of a recurrent operation it is; None for an operation with one weight.
+        times: how many steps of a loop its output goes through, one after the other.
     """
 
     op: int
     source: Ref
     weight: str
     bias: str = ""
+    late: bool = False
     turned: bool = False
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -55,6 +58,7 @@ class Consumer(NamedTuple):
     groups: int = 1
     shared: bool = False
     part: Part | None = None
+    times: int = 1
 
     @property
     def reading(self) -> tuple[Any, ...]:
@@ -74,7 +78,7 @@ class Consumer(NamedTuple):
         """The activation that a call of the operation reads."""
         if self.part is not None:
             return self.part.rows(call.func, call.args)
-        found = call.args[1] if self.turned else call.args[0]
+        found = call.args[1] if self.late else call.args[0]
         assert isinstance(found, Tensor)  # noqa: S101 - for the type checker
         return found
 
@@ -90,8 +94,9 @@ class Consumer(NamedTuple):
         """The operation's arguments with another weight, and a shift where a part takes it."""
         if self.part is not None:
             return self.part.changed(args, weight, shift)
-        place = 2 if self.turned else 1
-        return (*args[:place], weight, *args[place + 1 :])
+        place = 2 if self.late else 1
+        given = weight.T if self.late and not self.turned else weight
+        return (*args[:place], given, *args[place + 1 :])
 
     def features(self, tensor: Tensor) -> Tensor:
         """The rows that the operation reads: (groups, rows, features), im2col for convolutions."""
@@ -233,6 +238,12 @@ def _parameters(graph: AxisGraph) -> Callable[[Any], str]:
     return parameter
 
 
+def _transposed(graph: AxisGraph, ref: Ref) -> Ref | None:
+    """What a tensor is the transpose of; None if it is none."""
+    made = (op.args[0] for op in graph.trace.ops if op.name == "t" and ref in op.outs)
+    return next(made, None)
+
+
 def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
     parameter, args = _parameters(graph), list(op.args)
     if op.name == "linear":
@@ -241,8 +252,11 @@ def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
         if parameter(weight):
             yield Consumer(number, args[0], parameter(weight), parameter(bias))
     elif op.name == "addmm":
-        if parameter(args[2]) and parameter(args[0]):
-            yield Consumer(number, args[1], parameter(args[2]), parameter(args[0]), turned=True)
+        before = _transposed(graph, args[2])  # as the cells of recurrent layers do it
+        weight = parameter(args[2] if before is None else before)
+        if weight and parameter(args[0]):
+            bias, turned = parameter(args[0]), before is None
+            yield Consumer(number, args[1], weight, bias, late=True, turned=turned)
     elif op.name == "convolution":
         source, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
         if not parameter(weight) or transposed:
@@ -265,4 +279,6 @@ def _cells(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
         bias = "" if part.bias is None else parameter(form.weights[part.bias])
         own = part if bias else part._replace(bias=None)
         if parameter(part.weight):
-            yield Consumer(number, form.data, parameter(part.weight), bias, part=own)
+            times = form.length(graph.scope.shape) if part.loops else 1
+            weight = parameter(part.weight)
+            yield Consumer(number, form.data, weight, bias, part=own, times=times)

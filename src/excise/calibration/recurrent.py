@@ -8,7 +8,7 @@ call give, each run once more alone where there are several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -132,6 +132,12 @@ class Form(NamedTuple):
                     other = start + bias if self.biased and bias is not None else None
                     weight = self.weights[start + place]
                     yield Part(reads, layer, direction, weight, start + place, other)
+
+    def length(self, shape: Callable[[Any], Sequence[int]]) -> int:
+        """How many steps there are, of arguments of which `shape` says the shape."""
+        if self.sizes is not None:
+            return shape(self.sizes)[0]
+        return shape(self.data)[int(self.batch_first)]
 
     def rows(self, data: Tensor) -> Tensor:
         """A sequence as (rows, features), all of one step together."""

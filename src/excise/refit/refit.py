@@ -231,7 +231,7 @@ class Work:
             both = zip(wide, narrow, strict=only is None)
             for theirs, ours in told(both, "refitting layers", len(stops)):
                 number = ours[0].number
-                repairs += [self.repair(c, theirs, ours) for c in self.consumers[number]]
+                repairs += self.repair_all(self.consumers[number], theirs, ours)
                 if only is not None and number == stops[-1]:
                     break
         return Refit(tuple(repairs), self.share.samples)
@@ -253,6 +253,39 @@ class Work:
         every = [[needed(self.after, c, self.rows) for c in self.consumers[n]] for n in stops]
         least = [max(2, -(-max(some) // ranks)) for some in every]
         return joins(each / max(1, samples), least, self.share, most)
+
+    def repair_all(
+        self, readers: list[Consumer], theirs: list[Visit], ours: list[Visit]
+    ) -> list[Repair]:
+        """Every consumer of an operation.
+
+        A recurrent one is fitted to states of the dense model. What it makes of its own states has
+        to be nearer, too, on the batches that are held out; otherwise it keeps all of its weights.
+        """
+        loops = any(c.part is not None for c in readers)
+        names = [name for c in readers for name in (c.weight, c.bias) if loops and name]
+        old = {name: self.tensors[name].detach().clone() for name in names}
+        before = self.strayed(theirs, ours) if loops else 0.0
+        found = [self.repair(c, theirs, ours) for c in readers]
+        if not loops or self.strayed(theirs, ours) <= before:
+            return found
+        for name, value in old.items():
+            self.tensors[name].detach().copy_(value)
+        return [repair._replace(after=repair.before, ridge=None) for repair in found]
+
+    def strayed(self, theirs: list[Visit], ours: list[Visit]) -> float:
+        """How far a recurrent operation is from the dense one, both on states of their own."""
+        between = self.graphs.between
+        kept = self._kept(between.scope.get(between.trace.ops[ours[0].number].outs[0])[-1])
+        total, count = 0.0, 0.0
+        for wide, narrow in zip(theirs, ours, strict=True):
+            if not self.share.judges or self.share.places[narrow.place] in self.share.judges:
+                wanted, made = wide.run()[0], narrow.func(*narrow.args, **narrow.kwargs)[0]
+                wanted = wanted if kept is None else wanted.index_select(-1, kept)
+                total += float((wanted - made).double().square().sum())
+                count += made.numel()
+        total, count = present().add(total, count)
+        return total / max(1.0, count)
 
     def repair(self, consumer: Consumer, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Solve one consumer and write its weights, before any batch of the cut model runs it."""

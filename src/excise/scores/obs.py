@@ -154,6 +154,7 @@ class _Reading(NamedTuple):
         columns: (units, columns of a unit).
         moments: of the features.
         product: sum over consumers of `W'W / variance of W x`, (groups, features, features).
+            What loops counts once for each step.
     """
 
     columns: Tensor
@@ -176,6 +177,7 @@ def _readings(
         matrix = weight.to(seen.xx)
         spread = float(((matrix @ seen.covariance()) * matrix).sum())
         product = matrix.mT @ matrix / max(spread, torch.finfo(torch.float32).tiny)
+        product *= consumer.times  # as if the loop were unrolled
         known = found.get(consumer.reading)
         if known is None:
             place = torch.argsort(units, stable=True)[int((units < 0).sum()) :]

@@ -22,6 +22,7 @@ from excise.trace.record import Tape, output_leaves, run
 from excise.trace.skeleton import copied, named_tensors
 
 _SHARE = 0.3  # of a group's units are taken away in its probe
+_SEEN = 0.05  # local cost, in shares of a consumer's output, that a recurrent layer's probe has
 _RIDGE = 1e-2  # of the mean feature variance
 _MOST = 2**20  # numbers of an output that are compared, for each batch
 
@@ -87,7 +88,7 @@ def scaled(
     found = {}
     each = told(curves.values.items(), "probing groups", len(curves.values))
     for name, curve in each:
-        count = max(1, round(_SHARE * len(curve.order)))
+        count = _count(graph, name, curve, weights)
         taken = (graph.axes[name], curve.order[:count])
         changes = {
             c: change
@@ -99,6 +100,20 @@ def scaled(
         scale = distance(wanted, moved) / local if local > 0 else 1.0
         found[name] = Curve(curve.order, tuple(scale * cost for cost in curve.cost))
     return Curves(found)
+
+
+def _count(graph: AxisGraph, name: str, curve: Curve, readers: Iterable[Consumer]) -> int:
+    """How many units a probe takes.
+
+    What a recurrent layer reads is often the embedding of a few tokens, which span few dimensions:
+    a share of its units costs nothing but damping, and says nothing of those behind the knee.
+    """
+    usual = max(1, round(_SHARE * len(curve.order)))
+    axis, parts = graph.axes[name], [c for c in readers if c.part is not None]
+    if all(c.units(graph.scope, axis) is None for c in parts):
+        return usual
+    seen = sum(cost < _SEEN for cost in curve.cost) + 1
+    return max(usual, min(seen, len(curve.order)))
 
 
 def _refitted(
