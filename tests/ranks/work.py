@@ -21,6 +21,7 @@ from excise.recover import reconstruct
 from excise.recover.reconstruct import _average
 from excise.refit import recalibrate, refit
 from tests.calibration.network import Doubled
+from tests.calibration.recurrent import sequences
 
 CUT = {"conv1": range(10), "hidden": range(10)}
 
@@ -80,6 +81,18 @@ def refitted(data: Any) -> dict[str, Any]:
     return flat(small)
 
 
+def recurrent(data: Any) -> dict[str, Any]:
+    """Pixels as steps: costs of a recurrent layer's units, and what a refit makes of the rest."""
+    steps = [Batch((x.flatten(2).mT,), {}) for x in data]
+    model = sequences("GRU", bidirectional=True)
+    graph = excise.trace(model, steps[0].args[0][:2])
+    curves = excise.scores.obs(model, graph, steps, rows=60)
+    plan = excise.plan_units(graph, {name: range(3) for name in curves.values})
+    small = excise.remove(model, plan)
+    refit(model, small, plan, steps, rows=60)
+    return {**flat(curves), **flat(small)}
+
+
 def recalibrated(data: Any) -> dict[str, Any]:
     model = network(3)
     assert recalibrate(model, [Batch((x,), {}) for x in data]) == 1
@@ -128,6 +141,7 @@ EQUAL: dict[str, Callable[[Any], dict[str, Any]]] = {
     "prune, by name": lambda data: pruned(data, criterion="flap")["model"],
     "some samples": lambda data: pruned(data, samples=20)["model"],
     "refit": refitted,
+    "recurrent": recurrent,
     "recalibrate": recalibrated,
     "zeros": zeroed,
     "schedule": scheduled,
@@ -197,7 +211,7 @@ SAME: dict[str, Callable[[Any], dict[str, Any]]] = {
     "a machine": rounding_its_own_way,
 }
 """Things that come out the same on all ranks, bit for bit."""
-FEW = ("prune", "refit", "recalibrate", "zeros", "obs", "fisher", "reconstruct")
+FEW = ("prune", "refit", "recurrent", "recalibrate", "zeros", "obs", "fisher", "reconstruct")
 """Those that are done with more than two ranks, too."""
 
 

@@ -98,11 +98,16 @@ def refit(
 ) -> Refit:
     """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
 
-    Changed: weights of linear layers and convolutions that read a cut model's activations, their
-    biases, and the running mean of a batch norm behind a layer without bias (which takes the bias).
-    At the end, running means and variances, if that brings the results on held-out batches nearer.
+    Changed: weights of linear layers, convolutions and recurrent layers that read a cut model's
+    activations, their biases, and the running mean of a batch norm behind a layer without bias
+    (which takes the bias). At the end, running means and variances, if that brings the results on
+    held-out batches nearer.
     Not changed: anything else, any shape, `dense`. A consumer whose error on held-out rows does not
     improve keeps its weights. Both models run in eval mode and get their mode back.
+
+    Of a recurrent layer, what reads its input is fitted to the inputs that it now gets, and what
+    reads its own state to the states of the dense model, less the units that are gone. All of it
+    is kept only if what the layer then gives, on states of its own, comes nearer to the dense one.
 
     Args:
         dense: the model before the cut.

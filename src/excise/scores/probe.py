@@ -22,7 +22,7 @@ from excise.trace.record import Tape, output_leaves, run
 from excise.trace.skeleton import copied, named_tensors
 
 _SHARE = 0.3  # of a group's units are taken away in its probe
-_SEEN = 0.05  # local cost, in shares of a consumer's output, that a recurrent layer's probe has
+_MORE = (0.6, 0.8, 0.95)  # and in those of what recurrent layers read
 _RIDGE = 1e-2  # of the mean feature variance
 _MOST = 2**20  # numbers of an output that are compared, for each batch
 
@@ -88,32 +88,47 @@ def scaled(
     found = {}
     each = told(curves.values.items(), "probing groups", len(curves.values))
     for name, curve in each:
-        count = _count(graph, name, curve, weights)
-        taken = (graph.axes[name], curve.order[:count])
-        changes = {
-            c: change
-            for c, matrix in weights.items()
-            if (change := _refitted(graph, c, taken, matrix, moments)) is not None
-        }
-        moved = (outputs(model, batch, ends, changes) for batch in batches)
-        local = curve.cost[count - 1]
-        scale = distance(wanted, moved) / local if local > 0 else 1.0
-        found[name] = Curve(curve.order, tuple(scale * cost for cost in curve.cost))
+        most = len(curve.order)
+        places = sorted({max(1, round(share * most)) for share in _shares(graph, name, weights)})
+        measured = []
+        for count in places:
+            taken = (graph.axes[name], curve.order[:count])
+            changes = {
+                c: change
+                for c, matrix in weights.items()
+                if (change := _refitted(graph, c, taken, matrix, moments)) is not None
+            }
+            moved = (outputs(model, batch, ends, changes) for batch in batches)
+            measured.append(distance(wanted, moved))
+        found[name] = _through(curve, places, measured)
     return Curves(found)
 
 
-def _count(graph: AxisGraph, name: str, curve: Curve, readers: Iterable[Consumer]) -> int:
-    """How many units a probe takes.
+def _shares(graph: AxisGraph, name: str, readers: Iterable[Consumer]) -> tuple[float, ...]:
+    """Which shares of a group's units are taken away in its probes.
 
-    What a recurrent layer reads is often the embedding of a few tokens, which span few dimensions:
-    a share of its units costs nothing but damping, and says nothing of those behind the knee.
+    What recurrent layers read often spans few dimensions, as an embedding of a few tokens does: the
+    first units cost nothing but damping, and say nothing of those behind the knee.
     """
-    usual = max(1, round(_SHARE * len(curve.order)))
     axis, parts = graph.axes[name], [c for c in readers if c.part is not None]
-    if all(c.units(graph.scope, axis) is None for c in parts):
-        return usual
-    seen = sum(cost < _SEEN for cost in curve.cost) + 1
-    return max(usual, min(seen, len(curve.order)))
+    read = any(c.units(graph.scope, axis) is not None for c in parts)
+    return (_SHARE, *_MORE) if read else (_SHARE,)
+
+
+def _through(curve: Curve, places: Sequence[int], measured: Sequence[float]) -> Curve:
+    """A curve that has measured costs after so many units, and its own course in between."""
+    own = [curve.cost[place - 1] for place in places]
+    scale = measured[0] / own[0] if own[0] > 0 else 1.0
+    cost, high = [scale * c for c in curve.cost], scale * own[0]
+    for i, (place, to) in enumerate(zip(places, own, strict=True)):
+        if not i or to <= own[i - 1]:
+            continue
+        start, low, high = own[i - 1], high, max(high, measured[i])
+        slope = (high - low) / (to - start)
+        last = place if i + 1 < len(places) else len(cost)
+        for k in range(places[i - 1], last):
+            cost[k] = low + slope * (curve.cost[k] - start)
+    return Curve(curve.order, tuple(cost))
 
 
 def _refitted(

@@ -94,9 +94,9 @@ def zero(
 
     Returns:
         A copy of the model with zeros, masks and parametrizations merged; shapes and dtypes are
-        what they were. Left alone: layers
-        that the pattern does not divide, depthwise and transposed convolutions, weights that are
-        used more than once, and everything that is no layer.
+        what they were. Left alone: layers that the pattern does not divide, depthwise and
+        transposed convolutions, recurrent layers, weights that are used more than once, and
+        everything that is no layer.
 
     Raises:
         InvalidTargetError: an option is out of range, or they contradict each other.
