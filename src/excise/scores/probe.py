@@ -120,12 +120,11 @@ def _through(curve: Curve, places: Sequence[int], measured: Sequence[float]) -> 
     own = [curve.cost[place - 1] for place in places]
     scale = measured[0] / own[0] if own[0] > 0 else 1.0
     cost, high = [scale * c for c in curve.cost], scale * own[0]
-    for i, (place, to) in enumerate(zip(places, own, strict=True)):
-        if not i or to <= own[i - 1]:
-            continue
+    for i in range(1, len(places)):
         start, low, high = own[i - 1], high, max(high, measured[i])
-        slope = (high - low) / (to - start)
-        last = place if i + 1 < len(places) else len(cost)
+        rise = own[i] - start
+        slope = (high - low) / rise if rise > 0 else 0.0
+        last = places[i] if i + 1 < len(places) else len(cost)
         for k in range(places[i - 1], last):
             cost[k] = low + slope * (curve.cost[k] - start)
     return Curve(curve.order, tuple(cost))
