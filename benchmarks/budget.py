@@ -76,13 +76,15 @@ def spread(found: excise.measure.Speedup) -> dict[str, Any]:
     return row
 
 
-def own(name: str, speed: float) -> dict[str, Any]:
-    """Pruned by excise."""
+def own(name: str, speed: float, *, depth: bool = False) -> dict[str, Any]:
+    """Pruned by excise, in its widths alone or with whole residual branches."""
     subject, setting = oneshot.Subject(name), SETTINGS[name]
     args = example(subject, setting)
     start = time.perf_counter()
     data = [b.args for b in subject.batches]
-    found = excise.prune(subject.model, *args, speedup=speed, calibration=data, latency=False)
+    found = excise.prune(
+        subject.model, *args, speedup=speed, calibration=data, latency=False, depth=depth
+    )
     seconds = time.perf_counter() - start
     assert found.verdict is not None  # noqa: S101 - for the type checker
     return {
@@ -91,6 +93,7 @@ def own(name: str, speed: float) -> dict[str, Any]:
         "attempts": [{"aim": a.aim, **spread(a.found)} for a in found.attempts],
         "proof": found.verdict.kind,
         "seconds": seconds,
+        **(oneshot.weighed(found) if depth else {}),
         **judged(subject, found.model, setting),
     }
 
@@ -166,8 +169,8 @@ def worker(name: str, speed: str, method: str) -> None:
     elif method == "dense":
         item = oneshot.Subject(name).item
         row = {"score": oneshot.score(item, item.model, SETTINGS[name].limit)}
-    elif method == "excise":
-        row = own(name, float(speed))
+    elif method in {"excise", oneshot.DEPTH}:
+        row = own(name, float(speed), depth=method == oneshot.DEPTH)
     else:
         row = other(name, float(speed), method)
     print(json.dumps(row))
@@ -187,6 +190,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--speeds", nargs="*", type=float, default=list(SPEEDS))
     parser.add_argument("--peers", nargs="*", default=[], help="criteria of Torch-Pruning")
+    parser.add_argument("--depth", action="store_true", help="only with whole residual branches")
     parser.add_argument("--steps", action="store_true", help="only the staircases")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -196,7 +200,8 @@ def main() -> None:
     jobs = [("", 0.0, "steps")]
     for name in () if given.steps else given.only:
         jobs.append((name, 1.0, "dense"))
-        jobs += [(name, s, m) for s in given.speeds for m in ("excise", *given.peers)]
+        mine = [oneshot.DEPTH] if given.depth else ["excise"]
+        jobs += [(name, s, m) for s in given.speeds for m in (*mine, *given.peers)]
     for name, speed, method in jobs:
         row = oneshot.ask(__file__, name, str(speed), method)
         keep_row(f"{name} | {speed:g} | {method}" if name else method, row)

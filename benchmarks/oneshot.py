@@ -74,7 +74,8 @@ SETTINGS = {
     "dncnn": Setting(6),
     "g2p": Setting(1000),
 }
-OWN = ("excise", "excise, blocks", "magnitude", "random", "flap")
+DEPTH = "excise, depth"  # whole residual branches may go
+OWN = ("excise", DEPTH, "excise, blocks", "magnitude", "random", "flap")
 BLOCK_STEPS = 100  # of "excise, blocks"
 RECOVERED = "excise, 2 epochs"  # of recovery on the 10,000 training images; no labels
 EPOCHS, RATE, SIZE = 2, 2e-3, 32
@@ -160,13 +161,17 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
             *subject.example,
             calibration=[b.args for b in subject.batches],
             reconstruct=BLOCK_STEPS if method.endswith("blocks") else 0,
+            depth=method == DEPTH,
             latency=False,
             **budget,
         )
         assert found.verdict is not None  # noqa: S101 - for the type checker
         if method == RECOVERED:
             recover(subject, found.model, found.plan)
-        return found.model, {"proof": found.verdict.kind}
+        row: dict[str, Any] = {"proof": found.verdict.kind}
+        if method == DEPTH:
+            row |= weighed(found)
+        return found.model, row
     criterion = by_name(method)
     needs = method == "flap"
     if needs:  # as data goes through it: what is masked may decide which way
@@ -181,6 +186,16 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
     else:
         recalibrate(small, subject.batches)
     return small, {"proof": verdict.kind if verdict.passed else str(verdict)}
+
+
+def weighed(found: excise.Pruned) -> dict[str, Any]:
+    """The branches that went, and how far each plan that was carried out is from the dense model.
+
+    The first one has branches, the second none; the nearer one was taken.
+    """
+    gone = [branch.name for branch in found.plan.branches]
+    apart = [(len(rival.plan.branches), rival.apart) for rival in found.rivals]
+    return {"branches": gone, "apart": apart}
 
 
 def recover(subject: Subject, small: nn.Module, plan: excise.Plan) -> None:

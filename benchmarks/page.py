@@ -322,7 +322,8 @@ def budget(found: Any) -> Iterator[str]:
         "what other programs took of the machine (*share* of it that the models got). ResNet-56 on "
         "32 images, EfficientNet-Lite0 on one, the encoder on 32 sentences. Torch-Pruning is cut "
         "until its measured speed is the same, or as near as six trials come; *inside*: within "
-        "blocks alone, where its cut of the whole network does not run."
+        "blocks alone, where its cut of the whole network does not run. *excise, depth*: whole "
+        "residual branches may go."
     )
     rows = []
     for key, row in found["rows"].items():
@@ -359,7 +360,8 @@ def oneshot(found: Any) -> Iterator[str]:
         "each layer alone or all together (*global*); it, magnitude and random get their batch "
         "norms recalibrated on the same samples, FLAP its biases. Where Torch-Pruning's cut of a "
         "whole network does not run, only layers inside blocks were cut (*inside*). *Faster*: "
-        "measured in turns with the dense network. *excise, blocks* adds 100 steps of block "
+        "measured in turns with the dense network. *excise, depth*: whole residual branches may "
+        "go. *excise, blocks* adds 100 steps of block "
         "reconstruction on the same samples. *excise, 2 epochs* is no row of one shot: two epochs "
         "of recovery toward the dense model's blocks, on 10,000 images without labels."
     )

@@ -4,14 +4,10 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
-#define REGISTER "+v"
 #elif defined(__AVX2__)
 #define LANES 8
 #else
 #define LANES 4
-#endif
-#ifndef REGISTER
-#define REGISTER "+x"
 #endif
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -29,10 +25,7 @@ float multiply_adds(long times) {
     for (int i = 0; i < CHAINS; i++) sum[i] = a + (float)i;
     for (long t = 0; t < times; t++) {
 #pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            sum[i] = sum[i] * b + a;
-            __asm__ volatile("" : REGISTER(sum[i])); /* stays in its register */
-        }
+        for (int i = 0; i < CHAINS; i++) sum[i] = sum[i] * b + a;
     }
     reg all = {0};
     for (int i = 0; i < CHAINS; i++) all += sum[i];

@@ -15,7 +15,7 @@ from excise.measure.latency import evaluated
 from excise.plan import BranchCut, Plan
 from excise.ranks import jointly
 from excise.refit.pair import pair
-from excise.refit.refit import DEFAULT_ROWS, Work
+from excise.refit.refit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, Work
 from excise.scores import Curves
 from excise.scores.probe import distance, outputs, results
 from excise.surgery import remove
@@ -34,6 +34,7 @@ def branched(
     batches: Sequence[Batch],
     *,
     rows: int = DEFAULT_ROWS,
+    held_bytes: int = DEFAULT_HELD_BYTES,
 ) -> Curves:
     """Cost curves with what each residual branch costs as a whole, in the same unit.
 
@@ -47,6 +48,7 @@ def branched(
         curves: of its groups, from `excise.scores.obs`.
         batches: calibration data, from `excise.calibration.batches`; labels are not needed.
         rows: most positions of each batch that are fitted.
+        held_bytes: most bytes of activations at one time, as for `excise.refit.refit`.
 
     Returns:
         The curves, with `branches`. Which can go at all: `excise.branch.branches(graph)`.
@@ -64,7 +66,10 @@ def branched(
         before = [outputs(model, batch, ends) for batch in judges]
         costs = {}
         for branch in told(wanted, "removing branches", len(wanted)):
-            small = _without(model, dense, branch, fit, rows)
+            small, work, behind = _without(model, dense, branch, fit, rows)
+            if behind:
+                with torch.no_grad():
+                    work.run(fit, held_bytes, behind)
             costs[branch.name] = distance(before, (outputs(small, b, ends) for b in judges))
     return replace(curves, branches=costs)
 
@@ -94,8 +99,8 @@ def _few(batches: Sequence[Batch], most: int) -> list[Batch]:
 
 def _without(
     model: nn.Module, dense: AxisGraph, branch: Branch, fit: Sequence[Batch], rows: int
-) -> nn.Module:
-    """A copy without one branch, in which the layers behind it make up for it."""
+) -> tuple[nn.Module, Work, list[int]]:
+    """A copy without one branch, and the layers behind it that are to make up for it."""
     shapes = {name: tuple(dense.scope.shape(ref)) for name, ref in dense.trace.names.items()}
     plan = Plan({}, {}, (), shapes=shapes, branches=(BranchCut(branch.name, branch.modules),))
     small = remove(model, plan).eval()
@@ -106,7 +111,4 @@ def _without(
         if work.graphs.numbers[op] > branch.add and adding < _FOLLOWING:
             behind.append(op)
             adding += op in work.streams
-    if behind:
-        with torch.no_grad():
-            work.run(fit, only=behind)
-    return small
+    return small, work, behind

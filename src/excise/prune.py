@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -16,9 +16,9 @@ from excise.budget import DEFAULT_MIN_KEEP, TIMED, Asked, Attempt, timed
 from excise.budget.choose import Options, counted
 from excise.budget.depth import check_branches, check_depth, planned
 from excise.budget.option import check_values, patterns_of, target_of
-from excise.calibration import Batch, batches, shown
+from excise.calibration import Batch, batches, share, shown
 from excise.depth import branched
-from excise.errors import InvalidTargetError
+from excise.errors import InvalidTargetError, UnreachableTargetError
 from excise.graph import AxisGraph, trace, traced
 from excise.measure import Speedup
 from excise.measure.latency import evaluated
@@ -31,6 +31,7 @@ from excise.recover import reconstruct as rebuild
 from excise.refit import DEFAULT_HELD_BYTES, Refit, check_bytes, refit
 from excise.report import Report
 from excise.scores import CALIBRATED, Curves, Scores, by_name, obs
+from excise.scores.probe import distance, outputs, results
 from excise.surgery import check_finite, remove
 from excise.verify import Verdict
 from excise.verify import verify as prove
@@ -38,6 +39,19 @@ from excise.zero import METHODS, Zeroed, zero
 
 _TRIAL_S = 8.0  # of a plan's speed, and of the last word on it
 _REPORT_S = 2.0
+
+
+class Rival(NamedTuple):
+    """A plan that was carried out and compared.
+
+    Attributes:
+        plan: the cut.
+        apart: squared change of the outputs on held-out batches after the refit, as a share of
+            their variance.
+    """
+
+    plan: Plan
+    apart: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ class Pruned:
             other budgets.
         zeroed: the layers and their zeros, if `sparsity` or `pattern` was asked for; then nothing
             was removed, and there is nothing to prove.
+        rivals: if whole branches could go, the best plan with and that without, both refitted; the
+            one that is less apart was taken. Empty if no branch was worth it to begin with.
     """
 
     model: nn.Module
@@ -66,6 +82,7 @@ class Pruned:
     reconstruction: Reconstruction | None = None
     attempts: tuple[Attempt, ...] = ()
     zeroed: Zeroed | None = None
+    rivals: tuple[Rival, ...] = ()
 
 
 @jointly
@@ -207,29 +224,113 @@ def prune(
             data = batches(calibration, inputs, kwargs, samples=samples)
         with shown() if progress else contextlib.nullcontext():
             scores = scored(model, graph, criterion, data, calibration_bytes)
-            scores = _with_branches(model, graph, scores, data if depth else None)
-        check_values(graph, scores)
-        attempts: list[Attempt] = []
-        if budget[0] in TIMED:
-            attempts = ranks.first(
-                lambda: _timed(model, graph, scores, asked=budget, options=options, example=example)
+            scores = _with_branches(
+                model, graph, scores, data if depth else None, calibration_bytes
             )
-            made = attempts[-1].plan
+        check_values(graph, scores)
+    work = _Work(model, example, graph, scores, budget, data, verify, progress, calibration_bytes)
+    made, rivals = work.best(options)
+    rebuilt = None
+    if data is not None and reconstruct:
+        with shown() if progress else contextlib.nullcontext():
+            rebuilt = rebuild(model, made.small, made.plan, data, steps=reconstruct)
+    report = ranks.first(
+        lambda: _report(model, made.small, example, made.attempts, latency=latency)
+    )
+    return Pruned(
+        made.small, made.plan, report, made.verdict, made.repaired, rebuilt,
+        attempts=tuple(made.attempts), rivals=rivals,
+    )  # fmt: skip
+
+
+class _Made(NamedTuple):
+    """One plan, carried out."""
+
+    plan: Plan
+    attempts: list[Attempt]
+    small: nn.Module
+    verdict: Verdict | None
+    repaired: Refit | None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What it takes to make a plan and to carry it out."""
+
+    model: nn.Module
+    example: Batch
+    graph: AxisGraph
+    scores: Scores | Curves
+    budget: tuple[str, float]
+    data: list[Batch] | None
+    verify: bool
+    progress: bool
+    held_bytes: int
+
+    def best(self, options: Options) -> tuple[_Made, tuple[Rival, ...]]:
+        """A plan, carried out; of two, with branches and without, what is less apart.
+
+        What branches cost together is more than the sum of what each does alone, and what widths
+        cost together often less: so the knapsack proposes, and the outputs decide.
+        """
+        first = self.made(options)
+        if not first.plan.branches:
+            return first, ()
+        try:
+            second = self.made(options._replace(depth=False))
+        except UnreachableTargetError:
+            return first, (Rival(first.plan, self.apart(first.small)),)
+        both = [(made, self.apart(made.small)) for made in (first, second)]
+        rivals = tuple(Rival(made.plan, apart) for made, apart in both)
+        place = present().first(lambda: int(both[1][1] <= both[0][1]))
+        return both[place][0], rivals
+
+    def made(self, options: Options) -> _Made:
+        """Plan, cut, prove, refit."""
+        attempts: list[Attempt] = []
+        if self.budget[0] in TIMED:
+            with evaluated(self.model):
+                attempts = present().first(lambda: self.timed(options))
+            plan = attempts[-1].plan
         else:
-            made = ranks.first(lambda: planned(graph, scores, counted(*budget), options))
-    small = remove(model, made)
-    verdict = None
-    if verify:
-        verdict = ranks.first(lambda: prove(model, small, made, *inputs, **kwargs))
-        verdict.check()
-    repaired = rebuilt = None
-    with shown() if progress else contextlib.nullcontext():
-        if data is not None:
-            repaired = refit(model, small, made, data, held_bytes=calibration_bytes)
-            if reconstruct:
-                rebuilt = rebuild(model, small, made, data, steps=reconstruct)
-    report = ranks.first(lambda: _report(model, small, example, attempts, latency=latency))
-    return Pruned(small, made, report, verdict, repaired, rebuilt, tuple(attempts))
+            asked = counted(*self.budget)
+            plan = present().first(lambda: planned(self.graph, self.scores, asked, options))
+        small = remove(self.model, plan)
+        verdict = repaired = None
+        if self.verify:
+            args, kwargs = self.example
+            verdict = present().first(lambda: prove(self.model, small, plan, *args, **kwargs))
+            verdict.check()
+        if self.data is not None:
+            with shown() if self.progress else contextlib.nullcontext():
+                repaired = refit(self.model, small, plan, self.data, held_bytes=self.held_bytes)
+        return _Made(plan, attempts, small, verdict, repaired)
+
+    def timed(self, options: Options) -> list[Attempt]:
+        """Plans for a speed, each cut and measured."""
+        args, kwargs = self.example
+        dense_ms = min(measure.latency(self.model, *args, **kwargs).low_ms for _ in range(2))
+        rows = table(watched(self.graph))
+
+        def in_turns(plan: Plan) -> Speedup:
+            small = remove(self.model, plan)
+            return measure.speedup(self.model, small, *args, seconds=_TRIAL_S, **kwargs)
+
+        return timed(
+            self.graph, self.scores, Asked(*self.budget), options,
+            rows=rows, measure=in_turns, dense_ms=dense_ms,
+        )  # fmt: skip
+
+    def apart(self, small: nn.Module) -> float:
+        """How far a cut model's results are from the dense one's on batches that are held out."""
+        assert self.data is not None  # noqa: S101 - branches are not weighed without
+        _, judges = share(self.data).parts(self.data)
+        judges = judges or self.data
+        first = self.data[0]
+        with evaluated(self.model), evaluated(small):
+            ends = results(traced(self.model, first.args, first.kwargs, real=True))
+            wanted = [outputs(self.model, batch, ends) for batch in judges]
+            return distance(wanted, (outputs(small, batch, ends) for batch in judges))
 
 
 def _check_depth(name: str, calibration: Any, *, depth: bool, uniform: bool) -> None:
@@ -241,13 +342,17 @@ def _check_depth(name: str, calibration: Any, *, depth: bool, uniform: bool) -> 
 
 
 def _with_branches(
-    model: nn.Module, graph: AxisGraph, scores: Scores | Curves, data: list[Batch] | None
+    model: nn.Module,
+    graph: AxisGraph,
+    scores: Scores | Curves,
+    data: list[Batch] | None,
+    held_bytes: int,
 ) -> Scores | Curves:
     """Curves with the costs of branches, if asked for, and not said by a criterion of one's own."""
     if data is None:
         return scores
     if isinstance(scores, Curves) and scores.branches is None:
-        return branched(model, graph, scores, data)
+        return branched(model, graph, scores, data, held_bytes=held_bytes)
     return check_branches(scores)
 
 
@@ -269,28 +374,6 @@ def _check_timed(model: nn.Module, example: Batch, budget: tuple[str, float]) ->
         name, target = budget
         allowed = "it with weights and inputs that are there: on the meta device nothing runs"
         raise InvalidTargetError(name, repr(target), allowed)
-
-
-def _timed(
-    model: nn.Module,
-    graph: AxisGraph,
-    scores: Scores | Curves,
-    *,
-    asked: tuple[str, float],
-    options: Options,
-    example: Batch,
-) -> list[Attempt]:
-    """Plans for a speed, each cut and measured."""
-    dense_ms = min(measure.latency(model, *example.args, **example.kwargs).low_ms for _ in range(2))
-    rows = table(watched(graph))
-
-    def timed_in_turns(plan: Plan) -> Speedup:
-        small = remove(model, plan)
-        return measure.speedup(model, small, *example.args, seconds=_TRIAL_S, **example.kwargs)
-
-    return timed(
-        graph, scores, Asked(*asked), options, rows=rows, measure=timed_in_turns, dense_ms=dense_ms
-    )
 
 
 def _report(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import excise
-from excise.calibration import Batch, Lanes
+from excise.calibration import Batch, Lanes, Visit
 from excise.errors import ExampleError
 from tests.calibration.network import doubled
 
@@ -107,7 +107,7 @@ def test_nothing_is_held_longer_than_it_is_wanted() -> None:
     ops = excise.trace(model, *data[0].args).trace.ops
     stops = [i for i, op in enumerate(ops) if op.name in {"convolution", "linear"}]
     first = next(i for i, op in enumerate(ops) if op.name == "relu")
-    kept, old = [], []
+    kept, old = [], list[Visit]()
     with Lanes(model, data, ops, stops, keep={first: stops[2]}) as lanes, torch.no_grad():
         for visits in lanes:
             assert all(visit.result is None and not visit.args for visit in old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from excise.errors import SparseError
-from excise.sparse import SparseConv2d, SparseLinear, Way, sparsify
+from excise.sparse import SparseConv2d, SparseLinear, Sparsified, Way, sparsify
+from excise.sparse.carry import is_compiled
 from excise.sparse.kernels import Library, Missing, library
 from excise.sparse.tune import Timing
 
@@ -61,6 +63,10 @@ def test_the_model_computes_the_same_and_the_table_says_what_was_timed() -> None
     assert all(line in str(made) for line in ("zeros", "dense"))
 
 
+def pickled(model: nn.Module) -> Any:
+    return pickle.loads(pickle.dumps(model))  # noqa: S301 - our own
+
+
 def decided(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
     """Every layer is said to win, and the whole model to be so many times as fast."""
     module = sys.modules["excise.sparse.sparsify"]
@@ -77,6 +83,7 @@ def decided(monkeypatch: pytest.MonkeyPatch, ratio: float) -> None:
     said.ratio = ratio
     monkeypatch.setattr(module, "timed", won)
     monkeypatch.setattr(module, "speedup", lambda *_, **__: said)
+    monkeypatch.setattr(module, "_as_a_whole", lambda model, table, _: Sparsified(model, table))
 
 
 @needs_kernels
@@ -93,6 +100,67 @@ def test_swapped_layers_compute_the_same_on_other_inputs_too(
         for sample in (x, x[:1], torch.randn(2, 3, 31, 57)):
             wanted = model(sample)
             assert float((made.model(sample) - wanted).abs().max()) <= 1e-5 * wanted.abs().max()
+
+
+@needs_kernels
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_compiled_model_is_what_it_was_and_so_are_its_copies(
+    copied: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is fastest compiled: its layers, state and training are those of the model."""
+    ratios = iter([2.0, 3.0])
+    module = sys.modules["excise.sparse.sparsify"]
+    real = module.speedup
+
+    def said(*given: Any, **more: Any) -> Any:
+        return dataclasses.replace(real(*given, seconds=1e-3, **more), ratio=next(ratios))
+
+    def won(name: str, dense: Any, layer: Any, x: Any) -> Timing:
+        del dense, x
+        return Timing(name, layer.zeros, 2.0, 1.0, layer.way)
+
+    monkeypatch.setattr(module, "timed", won)
+    monkeypatch.setattr(module, "speedup", said)
+    model: Any = net()
+    x = torch.randn(2, 3, 24, 24)
+    made: Any = sparsify(model, x)
+    assert made.compiled
+    assert made.swapped == ()
+    assert "as a whole" in str(made)
+    other = copied(made.model)
+    for one in (made.model, other):
+        assert type(one) is type(model)
+        assert is_compiled(one)
+        assert one._compiled_call_impl is not None
+        assert list(one.state_dict()) == list(model.state_dict())
+        with torch.no_grad():
+            wanted = model(x)
+            assert float((one(x) - wanted).abs().max()) <= 1e-5 * wanted.abs().max()
+    with torch.no_grad():  # the copy's weights are its own
+        other[0].weight.mul_(2)
+        model[0].weight.mul_(2)
+        wanted = model(x)
+        for _ in range(3):
+            assert float((other(x) - wanted).abs().max()) <= 1e-5 * wanted.abs().max()
+        assert not torch.allclose(made.model(x), wanted)
+    other.train()(x).sum().backward()
+    assert other[0].weight.grad is not None
+
+
+@needs_kernels
+def test_what_the_compiler_cannot_read_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["excise.sparse.sparsify"]
+
+    def broken(model: nn.Module) -> nn.Module:
+        def refuse(*_: Any) -> None:
+            raise RuntimeError("no")
+
+        object.__setattr__(model, "_compiled_call_impl", refuse)
+        return model
+
+    monkeypatch.setattr(module, "compiled", broken)
+    made = sparsify(net(), torch.randn(1, 3, 16, 16))
+    assert not made.compiled
 
 
 @needs_kernels

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import excise
-from excise.budget.clock import clock_of
 from excise.budget.choose import Options
+from excise.budget.clock import clock_of
 from excise.budget.speed import Asked, Attempt, timed
 from excise.errors import UnreachableTargetError
 from tests.speed.staircase import BLOCK, machine, rows, traced

@@ -46,6 +46,32 @@ def example(
     return tuple(args), kwargs
 
 
+def calibration(specs: Sequence[str] | None) -> list[tuple[Any, ...] | dict[str, Any]] | None:
+    """One batch of calibration data from files; None if there are none.
+
+    Args:
+        specs: what `--calibration` said.
+
+    Raises:
+        RequestError: no file of that kind, one that cannot be read, or named inputs among others.
+    """
+    args: list[Tensor] = []
+    kwargs: dict[str, Tensor] = {}
+    do = "write --calibration images.npy or input_ids=tokens.pt, named all or not at all"
+    for spec in specs or ():
+        match = _FILE.fullmatch(spec)
+        if not match:
+            raise RequestError(f"{spec!r} is no .npy or .pt file", "--calibration", do)
+        value = _stored(Path(match["path"]))
+        if match["name"] is None:
+            args.append(value)
+        else:
+            kwargs[match["name"]] = value
+    if args and kwargs:
+        raise RequestError("some inputs have names and some have not", "--calibration", do)
+    return [kwargs or tuple(args)] if specs else None
+
+
 def usual(model: nn.Module, name: str) -> str:
     """The input that a library's models take, as a spec.
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from excise import units
+from excise.branch import Branches, branches
 from excise.cli import input as example_input
 from excise.cli.console import emit, progress, show
 from excise.cli.model import resolve
@@ -27,14 +28,15 @@ def inspect(
     axes: Axes = False,
     as_json: Json = False,
 ) -> None:
-    """List the groups that may be cut, and the pins: axes that stay, with the reason."""
+    """List the groups that may be cut, the pins (axes that stay, and why), and whole branches."""
     source = resolve(model, weights)
     with progress(f"reading {model}"):
         made = source.model()
         args, kwargs = example_input.example(made, model, inputs)
         graph = trace(made, *args, **kwargs)
+        found = branches(graph)
     if as_json:
-        emit({"command": "inspect", "model": model, **plain(graph)})
+        emit({"command": "inspect", "model": model, **plain(graph), "branches": whole(found)})
         return
     show(
         f"{model}: {units.count(graph.params(), 'parameters')}, "
@@ -43,6 +45,7 @@ def inspect(
         *((str(graph),) if axes else ()),
         _groups(graph),
         _pins(graph.pins),
+        *([_branches(found)] if found.found or found.refused else []),
     )
 
 
@@ -73,6 +76,24 @@ def plain(graph: AxisGraph) -> dict[str, Any]:
         ],
         "axes": dict(line.split(maxsplit=1) for line in str(graph).splitlines() if " " in line),
     }
+
+
+def whole(found: Branches) -> dict[str, Any]:
+    """Residual branches as plain data."""
+    removable = [{"name": b.name, "modules": [m.module for m in b.modules]} for b in found.found]
+    return {"removable": removable, "refused": [each._asdict() for each in found.refused]}
+
+
+def _branches(found: Branches) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("residual branch")
+    table.add_column("with --depth")
+    for branch in found.found:
+        table.add_row(branch.name, "may go")
+    for each in found.refused:
+        place = f" ({each.where})" if each.where else ""
+        table.add_row(each.name, f"stays: {each.reason}{place}")
+    return table
 
 
 def _groups(graph: AxisGraph) -> Table:

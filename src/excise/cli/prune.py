@@ -33,7 +33,26 @@ Faster = Annotated[
 LatencyMs = Annotated[
     Keep, typer.Option(help="Milliseconds of a pass on the example input, measured here.")
 ]
-Criterion = Annotated[str, typer.Option(help="magnitude, l1, l2, random, bn_scale, fpgm or lamp.")]
+Criterion = Annotated[
+    Optional[str],  # noqa: UP045 - as below
+    typer.Option(
+        help="magnitude, l1, l2, random, bn_scale, fpgm or lamp; with --calibration also obs, "
+        "wanda, flap or fisher. By default obs with --calibration, else magnitude.",
+    ),
+]
+Calibration = Annotated[
+    Optional[list[str]],  # noqa: UP045 - as below
+    typer.Option(
+        "--calibration",
+        metavar="[NAME=]FILE",
+        help="Inputs that the model will see, a few hundred: a .npy or .pt file for each input, "
+        "the samples along its first dimension. What is left is refitted on them.",
+    ),
+]
+Depth = Annotated[
+    bool,
+    typer.Option("--depth", help="Whole residual branches may go as well; needs --calibration."),
+]
 RoundTo = Annotated[int, typer.Option(help="Keep a multiple of this many units per group.")]
 MinKeep = Annotated[
     float, typer.Option(help="Least to keep of each group: units if >= 1, else a fraction.")
@@ -70,17 +89,21 @@ def prune(
     keep_units: KeepUnits = None,
     speedup: Faster = None,
     latency_ms: LatencyMs = None,
-    criterion: Criterion = "magnitude",
+    calibration: Calibration = None,
+    criterion: Criterion = None,
     round_to: RoundTo = 1,
     min_keep: MinKeep = DEFAULT_MIN_KEEP,
     protect: Protect = None,
     uniform: Uniform = False,
+    depth: Depth = False,
     output: Output = None,
     latency: Timed = True,
     as_json: Json = False,
 ) -> None:
     """Remove units to a budget, prove that removed equals silenced, and save the small model."""
-    _check(criterion, output, folder=uniform)
+    _check(criterion, output, folder=uniform, calibrated=bool(calibration))
+    if depth and not calibration:
+        raise RequestError("depth needs calibration data", "--depth", "pass --calibration FILE")
     source = resolve(model, weights)
     with progress(f"cutting {model}"):
         made = source.model()
@@ -98,11 +121,13 @@ def prune(
             keep_units=keep_units,
             speedup=speedup,
             latency_ms=latency_ms,
+            calibration=example_input.calibration(calibration),
             criterion=criterion,
             round_to=round_to,
             min_keep=min_keep,
             protect=tuple(protect or ()),
             uniform=uniform,
+            depth=depth,
             latency=latency,
             **kwargs,
         )
@@ -110,12 +135,15 @@ def prune(
             cast("Any", pruned.model).save_pretrained(output)
         elif output is not None:
             save(pruned.model, pruned.plan, output)
+    names = [branch.name for branch in pruned.plan.branches]
     if as_json:
+        gone = {"removed_branches": names} if depth else {}
         emit(
             {
                 "command": "prune",
                 "model": model,
                 "removed_units": {k: len(v) for k, v in pruned.plan.removed.items()},
+                **gone,
                 "report": pruned.report.to_dict(),
                 "verdict": verdict_data(pruned.verdict),
                 "saved": None if output is None else str(output),
@@ -124,16 +152,17 @@ def prune(
         return
     saved = "not saved: pass -o small.safetensors" if output is None else f"saved: {output}"
     faster = [] if pruned.report.speedup is None else [f"speed: {pruned.report.speedup}"]
+    faster += [f"branches removed: {', '.join(names)}"] if names else []
     show(report_table(pruned.report), *faster, f"verdict: {pruned.verdict}", saved)
 
 
-def _check(criterion: str, output: Path | None, *, folder: bool) -> None:
+def _check(criterion: str | None, output: Path | None, *, folder: bool, calibrated: bool) -> None:
     """Refuse at once what would be refused after minutes of work."""
     if criterion in _NEEDS_GRADIENTS:
         do = "call excise.prune from Python, after loss.backward()"
         raise RequestError(f"{criterion} needs gradients", "--criterion", do)
-    if criterion in CALIBRATED:
-        do = "call excise.prune from Python, with calibration="
+    if criterion in CALIBRATED and not calibrated:
+        do = "pass --calibration FILE"
         raise RequestError(f"{criterion} needs calibration data", "--criterion", do)
     if output is not None and folder and output.is_dir():
         return

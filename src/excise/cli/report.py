@@ -44,4 +44,6 @@ def report(
         )
         return
     cut = sum(map(len, plan.removed.values()))
-    show(f"{small}: {cut} units removed from {len(plan.removed)} groups", report_table(found))
+    gone = f", {len(plan.branches)} branches" if plan.branches else ""
+    said = f"{small}: {cut} units removed from {len(plan.removed)} groups{gone}"
+    show(said, report_table(found))

@@ -26,7 +26,8 @@ def verify(
 ) -> None:
     """Prove that a saved model equals the original with the same units silenced.
 
-    Exits with 1 if it does not. A model that was trained after the cut does not, by design.
+    Exits with 1 if it does not. A model that was trained or refitted after the cut (`excise prune
+    --calibration`, which proves it before) does not, by design.
     """
     source = resolve(model, weights)
     plan = read_plan(small)
@@ -50,8 +51,8 @@ def verify(
         show(f"verdict: {verdict}")
         if not verdict.passed:
             show(
-                "a model that was trained after the cut differs by design; otherwise check that "
-                "--weights are the ones it was cut from"
+                "a model that was trained or refitted after the cut differs by design; otherwise "
+                "check that --weights are the ones it was cut from"
             )
     if not verdict.passed:
         raise typer.Exit(_REFUTED)

@@ -189,9 +189,7 @@ class Work:
         ours = [c for c in consumers(self.after) if not c.shared]
         ours = [c for c in ours if (numbers[c.op], c.weight) in theirs]
         self.consumers = by_op(ours)
-        self.streams: dict[
-            int, tuple[Stream, Stream]
-        ] = {}  # of the dense model, and of the cut one
+        self.streams: dict[int, tuple[Stream, Stream]] = {}  # the dense model's, and its own
         for consumer in ours:
             wide = theirs[numbers[consumer.op], consumer.weight]
             both = stream_of(before, wide), stream_of(self.after, consumer)

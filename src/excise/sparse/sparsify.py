@@ -21,6 +21,7 @@ from excise.sparse.candidate import (
     share_of_zeros,
     sparse_of,
 )
+from excise.sparse.carry import compiled
 from excise.sparse.fold import folded, norms_after
 from excise.sparse.kernels import Borrowed, Missing, available
 from excise.sparse.layer import KINDS, Sparse
@@ -28,6 +29,7 @@ from excise.sparse.tune import Timing, timed
 from excise.units import milliseconds
 
 _MARGIN = 1.03  # a layer that wins less than that is left alone: timing is not more exact
+_WORTH_COMPILING = 1.05  # times as fast as the model with sparse layers: else that one is kept
 _EXACT = 1e-5
 _TOLERANCE = {torch.bfloat16: 0.1}  # eight bits, rounded after every layer, in another order
 
@@ -38,13 +40,16 @@ class Sparsified:
 
     Attributes:
         model: a copy of the one given, masks and parametrizations merged; its class is the same,
-            some layers are others.
+            some layers are others, or it is compiled.
         timings: of every layer that was timed.
         swapped: names of the layers that are sparse now.
         folded: names of the batch norms that went into a sparse layer before them.
-        speedup: of the whole model, both timed in turn; None if no layer was swapped.
+        compiled: the model's layers are as they were, and it runs by `torch.compile` with the
+            backend "excise"; a copy of it, or what a pickle of it gives, is compiled when it first
+            runs.
+        speedup: of the whole model, both timed in turn; None if it is as it was.
         worst: relative difference of the outputs on the example.
-        why: nothing was swapped, or layers run by torch's own product and not by ours.
+        why: if it is as it was, the reason; or layers run by torch's own product and not by ours.
     """
 
     model: nn.Module
@@ -54,6 +59,7 @@ class Sparsified:
     speedup: Speedup | None = None
     worst: float = 0.0
     why: str = ""
+    compiled: bool = False
 
     def __str__(self) -> str:
         lines = [f"{'layer':<40} zeros    dense      sparse"]
@@ -62,6 +68,8 @@ class Sparsified:
             f"{milliseconds(t.sparse_ms):>9}  {'sparse' if t.name in self.swapped else 'dense'}"
             for t in self.timings
         ]
+        if self.compiled:
+            lines.append("compiled as a whole, which is faster than layer by layer")
         if self.speedup is None:
             return "\n".join([*lines, f"nothing swapped: {self.why}"])
         return "\n".join([*lines, str(self.speedup), *([self.why] if self.why else [])])
@@ -74,8 +82,9 @@ def sparsify(
 
     Every `nn.Linear` and `nn.Conv2d` with enough zeros is timed on the input that it gets from the
     example, dense and in each way of its sparse form; the fastest stays. Then the whole model is
-    timed against the one given, and if it is not faster, nothing is swapped. Batch norms that alone
-    read what a sparse layer gives are folded into it: the result is for inference.
+    timed against the one given, and so is the model compiled by `torch.compile` with the backend
+    "excise"; the fastest of the three is returned. Batch norms that alone read what a sparse layer
+    gives are folded into it: the result is for inference.
 
     Args:
         model: in eval mode it is what runs; not touched. Layers that are sparse already, as
@@ -86,7 +95,9 @@ def sparsify(
 
     Returns:
         The model with its table of timings. Its layers follow `state_dict`, `deepcopy` and `.to`;
-        in training they run dense, and only the weights that are not zero move.
+        in training sparse ones run dense, and only their weights that are not zero move. A compiled
+        model keeps its layers and the names of its state, and where gradients are wanted it runs as
+        the model it was.
 
     Raises:
         SparseError: `model` is no module, `min_zeros` no share, the model does not run on the
@@ -103,24 +114,64 @@ def sparsify(
     small = dense_again(plain(model).eval())  # the example runs on it, and timing does
     norms = _norms(small, inputs, kwargs)
     timings, swaps = _timed(small, min_zeros, norms, (inputs, kwargs))
+    if not timings:
+        return Sparsified(plain(model), why="no layer has enough")
+    table, example = tuple(timings), (inputs, kwargs)
+    layers = _swapped(model, small, swaps, norms, table, example)
+    whole = Sparsified(small) if isinstance(found, Borrowed) else _as_a_whole(model, table, example)
+    best = layers
+    if whole.speedup is not None and (
+        layers.speedup is None or whole.speedup.ratio > layers.speedup.ratio * _WORTH_COMPILING
+    ):
+        best = whole
+    if best.speedup is None:
+        why = "no layer with enough zeros is faster sparse"
+        return Sparsified(plain(model), table, why=why)
+    if best.speedup.ratio < 1:
+        why = f"the whole model is {1 / best.speedup.ratio:.2f} times slower with them"
+        return Sparsified(plain(model), table, why=why)
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in best.model.named_modules():
+        module.training = modes.get(name, model.training)
+    return best
+
+
+def _swapped(  # noqa: PLR0917 - private
+    model: nn.Module,
+    small: nn.Module,
+    swaps: dict[str, Sparse],
+    norms: dict[str, str],
+    timings: tuple[Timing, ...],
+    example: tuple[Any, Any],
+) -> Sparsified:
+    """The model with sparse layers, timed; without a speed if there are none."""
     if not swaps:
-        why = "no layer with enough zeros is faster sparse" if timings else "no layer has enough"
-        return Sparsified(plain(model), tuple(timings), why=why)
+        return Sparsified(small, timings)
     for name, sparse in swaps.items():
         small.set_submodule(name, sparse.train(mode=False))
         if name in norms:
             small.set_submodule(norms[name], nn.Identity())
-    worst = _difference(model, small, inputs, kwargs)
-    gained = speedup(model, small, *inputs, **kwargs)
-    if gained.ratio < 1:
-        why = f"the whole model is {1 / gained.ratio:.2f} times slower with them"
-        return Sparsified(plain(model), tuple(timings), why=why)
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in small.named_modules():
-        module.training = modes.get(name, model.training)
+    worst = _difference(model, small, *example)
+    gained = speedup(model, small, *example[0], **example[1])
     gone = tuple(norm for name, norm in norms.items() if name in swaps)
+    found = available()
     why = f"by torch's own sparse product: {found.why}" if isinstance(found, Borrowed) else ""
-    return Sparsified(small, tuple(timings), tuple(swaps), gone, gained, worst, why)
+    return Sparsified(small, timings, tuple(swaps), gone, gained, worst, why)
+
+
+def _as_a_whole(
+    model: nn.Module, timings: tuple[Timing, ...], example: tuple[Any, Any]
+) -> Sparsified:
+    """The model compiled, timed; without a speed if torch's compiler cannot read it."""
+    made = compiled(dense_again(plain(model).eval()))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            made(*example[0], **example[1])
+    except Exception:  # noqa: BLE001 - whatever a compiler may stumble over; the model itself runs
+        return Sparsified(made, timings)
+    worst = _difference(model, made, *example)
+    gained = speedup(model, made, *example[0], **example[1])
+    return Sparsified(made, timings, (), (), gained, worst, compiled=True)
 
 
 def _norms(model: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, str]:

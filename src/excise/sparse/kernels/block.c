@@ -71,6 +71,21 @@ static void finished(const float *sum, int64_t m, const tile *w, const finish *f
         EACH(T) sum[t] += x * load(b + t * LANES);                                                 \
     }
 
+/* Four rows without a zero read the same: each vector is loaded once for all of them. */
+#define ADD_FOUR(T, j)                                                                             \
+    {                                                                                              \
+        const float *b = w->b + (int64_t)index[p[0] + j] * pitch;                                  \
+        const vec x0 = broadcast(value + p[0] + j), x1 = broadcast(value + p[1] + j);              \
+        const vec x2 = broadcast(value + p[2] + j), x3 = broadcast(value + p[3] + j);              \
+        EACH(T) {                                                                                  \
+            const vec v = load(b + t * LANES);                                                     \
+            s0[t] += x0 * v;                                                                       \
+            s1[t] += x1 * v;                                                                       \
+            s2[t] += x2 * v;                                                                       \
+            s3[t] += x3 * v;                                                                       \
+        }                                                                                          \
+    }
+
 #define BLOCK(T)                                                                                   \
     static void block_##T(const matrix *a, int64_t part, int64_t from, int64_t to, const tile *w,  \
                           const finish *f) {                                                       \
@@ -78,7 +93,24 @@ static void finished(const float *sum, int64_t m, const tile *w, const finish *f
         const float *value = a->value;                                                             \
         const uint16_t *index = a->index;                                                          \
         const int64_t pitch = w->pitch;                                                            \
+        const uint32_t full = at_most(a->block, a->depth - part * a->block);                       \
         int64_t i = from;                                                                          \
+        for (; 4 * T + 5 <= REGISTERS && i + 3 < to && pointer[i + 4] - pointer[i] == 4 * full;    \
+             i += 4) {                                                                             \
+            const uint32_t *p = pointer + i;                                                       \
+            float *at[4];                                                                          \
+            for (int r = 0; r < 4; r++) at[r] = w->partial + (order[i + r] - from) * (T * LANES);  \
+            vec s0[T], s1[T], s2[T], s3[T];                                                        \
+            START(T, s0, order[i], at[0])                                                          \
+            START(T, s1, order[i + 1], at[1])                                                      \
+            START(T, s2, order[i + 2], at[2])                                                      \
+            START(T, s3, order[i + 3], at[3])                                                      \
+            for (uint32_t j = 0; j < full; j++) ADD_FOUR(T, j)                                     \
+            STOP(T, s0, order[i], at[0])                                                           \
+            STOP(T, s1, order[i + 1], at[1])                                                       \
+            STOP(T, s2, order[i + 2], at[2])                                                       \
+            STOP(T, s3, order[i + 3], at[3])                                                       \
+        }                                                                                          \
         for (; 2 * T + 2 <= REGISTERS && i + 1 < to; i += 2) {                                     \
             const int64_t m = order[i], n = order[i + 1];                                          \
             uint32_t j = pointer[i], k = pointer[i + 1];                                           \

@@ -68,18 +68,35 @@ weighted(const float *x, const window *g, const layout *l, const float *weight, 
         }
 }
 
-static void any_weighted(const float *x, const window *g, const layout *l, const float *weight,
-                         float bias, const finish *f, float *y, const float *residual) {
+/* Where the taps of the kernel are in the copy: divisions take too long to be done at every output. */
+static int64_t *taps_of(const window *g, const layout *l) {
+    int64_t *taps = scratch(sizeof(int64_t) * g->kernel_y * g->kernel_x), *at = taps;
+    for (int64_t dy = 0; taps && dy < g->kernel_y; dy++)
+        for (int64_t dx = 0; dx < g->kernel_x; dx++) {
+            const int64_t step = dx * g->step_x;
+            *at++ = dy * g->step_y * l->pitch + step % g->stride_x * l->wide + step / g->stride_x;
+        }
+    return taps;
+}
+
+static inline vec larger(vec v, vec most) {
+#if LANES == 16
+    const __m512 a = (__m512)v, b = _mm512_max_ps(a, (__m512)most); /* a NaN in `most` stays */
+    return (vec)_mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+#else
+    return chosen((bits)(v > most) | (bits)(v != v), v, most);
+#endif
+}
+
+static void any_weighted(const float *x, const window *g, const layout *l, const int64_t *taps,
+                         const float *weight, float bias, const finish *f, float *y,
+                         const float *residual) {
+    const int64_t count = g->kernel_y * g->kernel_x;
     for (int64_t y0 = 0; y0 < g->out_y; y0++)
         for (int64_t n = 0; n < g->out_x; n += LANES) {
+            const float *at = x + y0 * g->stride_y * l->pitch + n;
             vec sum = splat(bias);
-            for (int64_t dy = 0; dy < g->kernel_y; dy++)
-                for (int64_t dx = 0; dx < g->kernel_x; dx++) {
-                    const float *row = x + (y0 * g->stride_y + dy * g->step_y) * l->pitch + n;
-                    const int64_t step = dx * g->step_x;
-                    sum += splat(weight[dy * g->kernel_x + dx]) *
-                           load(row + step % g->stride_x * l->wide + step / g->stride_x);
-                }
+            for (int64_t i = 0; i < count; i++) sum += splat(weight[i]) * load(at + taps[i]);
             const int64_t place = y0 * g->out_x + n;
             ended_to(y + place, sum, residual ? residual + place : NULL, f, g->out_x - n);
         }
@@ -87,8 +104,9 @@ static void any_weighted(const float *x, const window *g, const layout *l, const
 
 #define WEIGHTED(K, S, R) weighted(x, g, l, weight, bias, f, y, residual, K, K, S, S, R)
 
-static void channel(const float *x, const window *g, const layout *l, const float *weight,
-                    float bias, const finish *f, float *y, const float *residual) {
+static void channel(const float *x, const window *g, const layout *l, const int64_t *taps,
+                    const float *weight, float bias, const finish *f, float *y,
+                    const float *residual) {
     const int square = g->kernel_y == g->kernel_x && g->stride_y == g->stride_x;
     const int plain = square && (g->kernel_x == 1 || (g->step_y == 1 && g->step_x == 1));
     switch (plain ? g->kernel_x * 10 + g->stride_x : 0) {
@@ -97,15 +115,16 @@ static void channel(const float *x, const window *g, const layout *l, const floa
     case 51: WEIGHTED(5, 1, 2); break;
     case 52: WEIGHTED(5, 2, 1); break;
     case 71: WEIGHTED(7, 1, 2); break;
-    default: any_weighted(x, g, l, weight, bias, f, y, residual);
+    default: any_weighted(x, g, l, taps, weight, bias, f, y, residual);
     }
 }
 
 /* A convolution with as many groups as channels: weight is (channels, kernel_y, kernel_x). */
 int excise_depthwise(const float *weight, const product *p, const window *g, const finish *f) {
     const layout l = laid_out(g);
-    const int64_t taps = g->kernel_y * g->kernel_x;
-    int failed = 0;
+    const int64_t count = g->kernel_y * g->kernel_x;
+    int64_t *taps = taps_of(g, &l);
+    int failed = taps == NULL;
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
     {
         float *copy = scratch(4 * l.deep * l.pitch);
@@ -116,19 +135,22 @@ int excise_depthwise(const float *weight, const product *p, const window *g, con
             const int64_t image = unit / g->channels, c = unit % g->channels;
             const int64_t place = image * p->y_image + c * p->y_pitch;
             spread(p->x + image * p->x_image + c * p->x_pitch, g, &l, 0.0f, copy);
-            channel(copy, g, &l, weight + c * taps, f->bias ? f->bias[c] : 0.0f, f, p->y + place,
+            channel(copy, g, &l, taps, weight + c * count, f->bias ? f->bias[c] : 0.0f, f, p->y + place,
                     f->residual ? f->residual + place : NULL);
         }
         free(copy);
     }
+    free(taps);
     return failed;
 }
 
 /* The largest of each window; a NaN wins, as in torch. */
 int excise_largest(const product *p, const window *g) {
     const layout l = laid_out(g);
+    const int64_t count = g->kernel_y * g->kernel_x;
     const finish f = {0};
-    int failed = 0;
+    int64_t *taps = taps_of(g, &l);
+    int failed = taps == NULL;
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
     {
         float *copy = scratch(4 * l.deep * l.pitch);
@@ -141,20 +163,15 @@ int excise_largest(const product *p, const window *g) {
             spread(p->x + image * p->x_image + c * p->x_pitch, g, &l, -__builtin_inff(), copy);
             for (int64_t y0 = 0; y0 < g->out_y; y0++)
                 for (int64_t n = 0; n < g->out_x; n += LANES) {
-                    vec most = splat(-__builtin_inff());
-                    for (int64_t dy = 0; dy < g->kernel_y; dy++)
-                        for (int64_t dx = 0; dx < g->kernel_x; dx++) {
-                            const int64_t step = dx * g->step_x;
-                            const float *row = copy + n;
-                            row += (y0 * g->stride_y + dy * g->step_y) * l.pitch;
-                            const vec v = load(row + step % g->stride_x * l.wide + step / g->stride_x);
-                            most = chosen((bits)(v > most) | (bits)(v != v), v, most);
-                        }
+                    const float *at = copy + y0 * g->stride_y * l.pitch + n;
+                    vec most = load(at + taps[0]);
+                    for (int64_t i = 1; i < count; i++) most = larger(load(at + taps[i]), most);
                     ended_to(y + y0 * g->out_x + n, most, NULL, &f, g->out_x - n);
                 }
         }
         free(copy);
     }
+    free(taps);
     return failed;
 }
 

@@ -1,6 +1,7 @@
 /* A convolution by tiles of the unfolded image: any kernel, stride, padding and dilation. */
 
 #include "block.h"
+#include "image.h"
 
 /* An image with zeros around it, so that windows need no bounds. */
 static void padded(const float *x, int64_t plane, const window *g, float *to) {
@@ -16,22 +17,27 @@ static void padded(const float *x, int64_t plane, const window *g, float *to) {
 static void unfolded(const float *image, const window *g, int64_t k0, int64_t depth, int64_t n,
                      int64_t valid, int64_t wide, float *to) {
     const int64_t high = g->height + 2 * g->pad_y, across = g->width + 2 * g->pad_x;
-    const int64_t taps = g->kernel_y * g->kernel_x;
-    for (int64_t k = k0; k < k0 + depth; k++, to += wide) {
-        const int64_t tap = k % taps, dy = tap / g->kernel_x * g->step_y;
-        const int64_t dx = tap % g->kernel_x * g->step_x;
-        const float *plane = image + (k / taps * high + dy) * across + dx;
-        for (int64_t done = 0; done < valid;) {
-            const int64_t y = (n + done) / g->out_x, x = (n + done) % g->out_x;
-            const int64_t run = at_most(g->out_x - x, valid - done);
-            const float *from = plane + y * g->stride_y * across + x * g->stride_x;
-            if (g->stride_x == 1)
-                memcpy(to + done, from, 4 * run);
-            else
-                for (int64_t i = 0; i < run; i++) to[done + i] = from[i * g->stride_x];
-            done += run;
+    const int64_t taps = g->kernel_y * g->kernel_x, down = g->stride_y * across;
+    const int64_t y = n / g->out_x, x = n % g->out_x; /* once: a division takes longer than a run */
+    const int64_t first = y * down + x * g->stride_x;
+    int64_t channel = k0 / taps, dy = k0 % taps / g->kernel_x, dx = k0 % taps % g->kernel_x;
+    for (int64_t k = 0; k < depth; k++, to += wide) {
+        const float *row = image + (channel * high + dy * g->step_y) * across + dx * g->step_x;
+        int64_t run = at_most(g->out_x - x, valid);
+        run_of(row + first, run, g->stride_x, to);
+        row += (y + 1) * down;
+        for (int64_t done = run; done < valid; done += run, row += down) {
+            run = at_most(g->out_x, valid - done);
+            run_of(row, run, g->stride_x, to + done);
         }
         if (valid < wide) memset(to + valid, 0, 4 * (wide - valid));
+        if (++dx == g->kernel_x) {
+            dx = 0;
+            if (++dy == g->kernel_y) {
+                dy = 0;
+                channel++;
+            }
+        }
     }
 }
 
