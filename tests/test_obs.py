@@ -192,6 +192,19 @@ def test_a_cache_does_not_weigh_what_the_result_hears() -> None:
     assert with_cache["stem"].cost == pytest.approx(without["stem"].cost)
 
 
+def test_a_curve_goes_through_what_several_probes_measured() -> None:
+    curve = Curve(tuple(range(7)), (0.0, 0.1, 0.2, 0.3, 0.7, 0.8, 1.6))
+    once = probe._through(curve, [2], [0.3])
+    assert once.cost == tuple(0.3 / 0.1 * cost for cost in curve.cost)
+    thrice = probe._through(curve, [2, 4, 6], [0.01, 0.03, 0.02])  # the last one is noise
+    assert thrice.order == curve.order
+    assert thrice.cost == pytest.approx((0.0, 0.01, 0.02, 0.03, 0.03, 0.03, 0.03))
+    steep = probe._through(curve, [2, 6], [0.01, 0.71])
+    assert steep.cost == pytest.approx((0.0, 0.01, 0.11, 0.21, 0.61, 0.71, 1.51))
+    flat = probe._through(Curve((0, 1, 2), (0.0, 0.0, 1.0)), [1, 2, 3], [0.0, 0.5, 0.4])
+    assert flat.cost == (0.0, 0.0, 0.5)
+
+
 def test_large_outputs_are_thinned_alike_and_probes_stay_affordable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

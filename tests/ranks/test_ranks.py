@@ -73,7 +73,7 @@ def test_it_is_what_one_process_makes_of_all_the_data(every: Any, name: str) -> 
     assert alike(every[0][name], wanted, 1e-7)
 
 
-@pytest.mark.parametrize("name", ["refit", "recalibrate", "obs", "fisher"])
+@pytest.mark.parametrize("name", ["refit", "recurrent", "recalibrate", "obs", "fisher"])
 def test_a_share_alone_would_be_seen(every: Any, name: str) -> None:
     """Meta-test: one rank's own data give something else."""
     assert not alike(every[0][name], EQUAL[name](shards(len(every))[0]), 1e-4)

@@ -22,6 +22,7 @@ from excise.recover.reconstruct import _average
 from excise.refit import recalibrate, refit
 from tests.branch.network import Residual, seeded
 from tests.calibration.network import Doubled
+from tests.calibration.recurrent import sequences
 
 CUT = {"conv1": range(10), "hidden": range(10)}
 
@@ -79,6 +80,18 @@ def refitted(data: Any) -> dict[str, Any]:
     model, small, plan = cut_by_hand()
     refit(model, small, plan, [Batch((x,), {}) for x in data], rows=30)
     return flat(small)
+
+
+def recurrent(data: Any) -> dict[str, Any]:
+    """Pixels as steps: costs of a recurrent layer's units, and what a refit makes of the rest."""
+    steps = [Batch((x.flatten(2).mT,), {}) for x in data]
+    model = sequences("GRU", bidirectional=True)
+    graph = excise.trace(model, steps[0].args[0][:2])
+    curves = excise.scores.obs(model, graph, steps, rows=60)
+    plan = excise.plan_units(graph, {name: range(3) for name in curves.values})
+    small = excise.remove(model, plan)
+    refit(model, small, plan, steps, rows=60)
+    return {**flat(curves), **flat(small)}
 
 
 def recalibrated(data: Any) -> dict[str, Any]:
@@ -140,6 +153,7 @@ EQUAL: dict[str, Callable[[Any], dict[str, Any]]] = {
     "prune, by name": lambda data: pruned(data, criterion="flap")["model"],
     "some samples": lambda data: pruned(data, samples=20)["model"],
     "refit": refitted,
+    "recurrent": recurrent,
     "recalibrate": recalibrated,
     "zeros": zeroed,
     "schedule": scheduled,
@@ -210,7 +224,7 @@ SAME: dict[str, Callable[[Any], dict[str, Any]]] = {
     "a machine": rounding_its_own_way,
 }
 """Things that come out the same on all ranks, bit for bit."""
-FEW = ("prune", "refit", "recalibrate", "zeros", "obs", "fisher", "reconstruct")
+FEW = ("prune", "refit", "recurrent", "recalibrate", "zeros", "obs", "fisher", "reconstruct")
 """Those that are done with more than two ranks, too."""
 
 

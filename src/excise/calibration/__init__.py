@@ -1,6 +1,7 @@
 """Calibration: what a model's operations see on a user's own data."""
 
-from excise.calibration.consumer import Consumer, columns_of, consumers
+from excise.calibration.call import Call
+from excise.calibration.consumer import Consumer, by_op, columns_of, consumers
 from excise.calibration.data import Batch, Share, batches, share
 from excise.calibration.lane import Lanes, Visit
 from excise.calibration.moment import Moments, thinned
@@ -10,6 +11,7 @@ from excise.calibration.watch import watch
 
 __all__ = [
     "Batch",
+    "Call",
     "Consumer",
     "Follower",
     "Lanes",
@@ -17,6 +19,7 @@ __all__ = [
     "Share",
     "Visit",
     "batches",
+    "by_op",
     "columns_of",
     "consumers",
     "share",

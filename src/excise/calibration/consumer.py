@@ -2,13 +2,14 @@
 
 A linear layer or a convolution reads its input as rows of features, one row for each position, and
 computes `rows @ matrix.T + bias`. What a unit is worth, and what a removed unit leaves to repair,
-is decided here: at the consumer's input, after every activation, norm, gate and pool between.
+is decided here: at the consumer's input, after every activation, norm, gate and pool between. Of a
+recurrent layer each weight is a consumer of its own (`excise.calibration.recurrent`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,19 +17,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from excise.axes import Axis, Term, flat, size
+from excise.calibration.call import Call
+from excise.calibration.recurrent import RECURRENT, Form, Part
 from excise.graph import AxisGraph
 from excise.rules import Scope
 from excise.trace import Op, Ref
 
 
 class Consumer(NamedTuple):
-    """One such operation.
+    """One such operation, or one weight of a recurrent one.
 
     Attributes:
         op: its number in the trace.
         source: the activation that it reads.
         weight: the parameter's qualified name.
         bias: that of its bias; empty if it has none.
+        late: the operation is given bias, input and weight in this order, as `addmm` is.
         turned: the weight is stored as (in, out), as `addmm` takes it.
         kernel: sizes of a convolution's kernel; empty for a linear layer.
         stride: of a convolution.
@@ -37,12 +41,15 @@ class Consumer(NamedTuple):
         groups: of a convolution.
         shared: other operations read the same weight, as an embedding that is tied to the last
             layer does. What its columns are worth counts; it cannot be refitted for one alone.
+        part: which weight of a recurrent operation it is; None for an operation with one weight.
+        times: how many steps of a loop its output goes through, one after the other.
     """
 
     op: int
     source: Ref
     weight: str
     bias: str = ""
+    late: bool = False
     turned: bool = False
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
@@ -50,18 +57,46 @@ class Consumer(NamedTuple):
     dilation: tuple[int, ...] = ()
     groups: int = 1
     shared: bool = False
+    part: Part | None = None
+    times: int = 1
 
     @property
     def reading(self) -> tuple[Any, ...]:
         """What decides the rows: consumers with the same reading share their statistics."""
+        if self.part is not None and (self.part.loops or self.part.layer):
+            both = self.part.direction if self.part.loops else -1
+            return (self.source.number, self.op, self.part.reads, self.part.layer, both)
         shape = (self.kernel, self.stride, self.padding, self.dilation, self.groups)
         return (self.source.number, *shape)
 
-    def read(self, args: tuple[Any, ...]) -> Tensor:
-        """The activation among the operation's arguments."""
-        found = args[1] if self.turned else args[0]
+    @property
+    def shifts(self) -> bool:
+        """Whether something can be added to what it gives, so that means are made up for."""
+        return self.part is None or self.part.bias is not None
+
+    def read(self, call: Call) -> Tensor:
+        """The activation that a call of the operation reads."""
+        if self.part is not None:
+            return self.part.rows(call.func, call.args)
+        found = call.args[1] if self.late else call.args[0]
         assert isinstance(found, Tensor)  # noqa: S101 - for the type checker
         return found
+
+    def output(self, call: Call) -> Tensor:
+        """What it makes of that: an operation's result, or what one weight adds to the gates."""
+        if self.part is not None:
+            return self.part.output(call.func, call.args)
+        found = call.run()
+        assert isinstance(found, Tensor)  # noqa: S101 - for the type checker
+        return found
+
+    def changed(self, args: tuple[Any, ...], weight: Tensor, shift: Tensor) -> tuple[Any, ...]:
+        """The operation's arguments with another weight, and a shift where a part takes it."""
+        if self.part is not None:
+            return self.part.changed(args, weight, shift)
+        place = 2 if self.late else 1
+        given = weight.T if self.late and not self.turned else weight
+        return (*args[:place], given, *args[place + 1 :])
 
     def features(self, tensor: Tensor) -> Tensor:
         """The rows that the operation reads: (groups, rows, features), im2col for convolutions."""
@@ -108,7 +143,16 @@ class Consumer(NamedTuple):
 
     def channels(self, scope: Scope) -> Term:
         """The dimension of its input that is summed away."""
+        if self.part is not None:
+            return scope.get(self.part.weight)[1]
         dims = scope.get(self.source)
+        return dims[-len(self.kernel) - 1] if self.kernel else dims[-1]
+
+    def outputs(self, graph: AxisGraph) -> Term:
+        """The dimension that it gives instead, in a graph of the same operations."""
+        if self.part is not None:
+            return graph.scope.get(graph.trace.names[self.weight])[0]
+        dims = graph.scope.get(graph.trace.ops[self.op].outs[0])
         return dims[-len(self.kernel) - 1] if self.kernel else dims[-1]
 
     def width(self, scope: Scope) -> int:
@@ -160,7 +204,11 @@ def consumers(graph: AxisGraph) -> list[Consumer]:
     Left out: weights that are computed (weight norm) and transposed convolutions; removal there is
     neither counted nor repaired.
     """
-    found = [c for number, op in enumerate(graph.trace.ops) for c in _read(graph, number, op)]
+    found = [
+        c
+        for number, op in enumerate(graph.trace.ops)
+        for c in (_cells if op.name in RECURRENT else _read)(graph, number, op)
+    ]
     uses: dict[str, int] = {}
     stored = {ref: name for name, ref in reversed(graph.trace.names.items())}
     for op in graph.trace.ops:
@@ -170,7 +218,16 @@ def consumers(graph: AxisGraph) -> list[Consumer]:
     return [c._replace(shared=uses[c.weight] > 1) for c in found]
 
 
-def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
+def by_op(found: Iterable[Consumer]) -> dict[int, list[Consumer]]:
+    """Consumers by the number of their operation; a recurrent one has several."""
+    out: dict[int, list[Consumer]] = {}
+    for consumer in found:
+        out.setdefault(consumer.op, []).append(consumer)
+    return out
+
+
+def _parameters(graph: AxisGraph) -> Callable[[Any], str]:
+    """What names a parameter; nothing for anything else."""
     names = {ref: name for name, ref in reversed(graph.trace.names.items())}
     info = graph.scope.info
 
@@ -178,15 +235,28 @@ def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
         known = isinstance(ref, Ref) and info(ref).role == "parameter"
         return names.get(ref, "") if known else ""
 
-    args = list(op.args)
+    return parameter
+
+
+def _transposed(graph: AxisGraph, ref: Ref) -> Ref | None:
+    """What a tensor is the transpose of; None if it is none."""
+    made = (op.args[0] for op in graph.trace.ops if op.name == "t" and ref in op.outs)
+    return next(made, None)
+
+
+def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
+    parameter, args = _parameters(graph), list(op.args)
     if op.name == "linear":
         weight = args[1] if len(args) > 1 else op.kwargs.get("weight")
         bias = args[2] if len(args) > 2 else op.kwargs.get("bias")  # noqa: PLR2004
         if parameter(weight):
             yield Consumer(number, args[0], parameter(weight), parameter(bias))
     elif op.name == "addmm":
-        if parameter(args[2]) and parameter(args[0]):
-            yield Consumer(number, args[1], parameter(args[2]), parameter(args[0]), turned=True)
+        before = _transposed(graph, args[2])  # as the cells of recurrent layers do it
+        weight = parameter(args[2] if before is None else before)
+        if weight and parameter(args[0]):
+            bias, turned = parameter(args[0]), before is None
+            yield Consumer(number, args[1], weight, bias, late=True, turned=turned)
     elif op.name == "convolution":
         source, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
         if not parameter(weight) or transposed:
@@ -201,3 +271,14 @@ def _read(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
             number, source, parameter(weight), parameter(bias), kernel=tuple(shape[2:]),
             stride=wide[0], padding=wide[1], dilation=wide[2], groups=int(groups),
         )  # fmt: skip
+
+
+def _cells(graph: AxisGraph, number: int, op: Op) -> Iterator[Consumer]:
+    parameter, form = _parameters(graph), Form.of(op.args)
+    for part in form.parts():
+        bias = "" if part.bias is None else parameter(form.weights[part.bias])
+        own = part if bias else part._replace(bias=None)
+        if parameter(part.weight):
+            times = form.length(graph.scope.shape) if part.loops else 1
+            weight = parameter(part.weight)
+            yield Consumer(number, form.data, weight, bias, part=own, times=times)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from excise.calibration.call import Call
 from excise.calibration.data import Batch
 from excise.calibration.path import Follower
 from excise.errors import ExampleError
@@ -27,43 +28,19 @@ from excise.trace.record import Tape, run, settled
 from excise.trace.skeleton import copied, named_tensors
 
 
-@dataclass
-class Visit:
-    """One operation of one batch, about to run.
+@dataclass(kw_only=True)
+class Visit(Call):
+    """A call of one batch at a stop.
 
     Attributes:
         place: the batch's.
         number: the operation's number in the trace.
-        module: the module that it runs in.
-        func: what to call.
-        args: with real tensors.
-        kwargs: the same.
         kept: outputs of earlier operations that were asked for, by number.
-        result: what the operation gives; None before it has run.
     """
 
     place: int
     number: int
-    module: str
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
     kept: dict[int, Any]
-    result: Any = None
-
-    def run(self) -> Any:
-        """Run the operation, once; whoever stops here may replace the result.
-
-        Raises:
-            ExampleError: it does not run.
-        """
-        if self.result is None:
-            try:
-                self.result = self.func(*self.args, **self.kwargs)
-            except Exception as error:
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise ExampleError(self.module, "", reason) from error
-        return self.result
 
     def release(self) -> None:
         """Let go of all tensors; whoever still has the visit would hold them."""
@@ -112,7 +89,9 @@ class _Stepper(Follower):
     def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, after a stop if one was asked for."""
         if number in self.stops:
-            visit = Visit(self.place, number, self.module, func, args, kwargs, self.kept)
+            visit = Visit(
+                self.module, func, args, kwargs, place=self.place, number=number, kept=self.kept
+            )
             with self.pause():
                 self.stop(visit)
                 out = visit.run()

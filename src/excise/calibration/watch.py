@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from excise.calibration.consumer import Consumer
+from excise.calibration.call import Call
+from excise.calibration.consumer import Consumer, by_op
 from excise.calibration.data import Batch, Share, share
 from excise.calibration.moment import Moments, thinned
 from excise.calibration.path import Follower
@@ -19,18 +20,17 @@ from excise.trace.skeleton import copied, named_tensors
 
 
 class _Watcher(Follower):
-    """Hands the input of chosen operations to `see`."""
+    """Hands what chosen consumers read to `see`."""
 
-    def __init__(self, ops: Sequence[Op], by_op: dict[int, Consumer], see: Any) -> None:
+    def __init__(self, ops: Sequence[Op], readers: dict[int, list[Consumer]], see: Any) -> None:
         super().__init__(ops)
-        self.by_op, self.see = by_op, see
+        self.readers, self.see = readers, see
 
     def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, after a look at what it reads."""
-        consumer = self.by_op.get(number)
-        if consumer is not None:
+        for consumer in self.readers.get(number, ()):
             with self.pause():
-                self.see(consumer, consumer.read(args))
+                self.see(consumer, consumer.read(Call(self.module, func, args, kwargs)))
         return func(*args, **kwargs)
 
 
@@ -63,7 +63,7 @@ def watch(
         ExampleError: a batch does not run, or leaves the traced path.
     """
     found: dict[tuple[Any, ...], Moments] = {}
-    by_op = {c.op: c for c in {c.reading: c for c in consumers}.values()}
+    readers = sorted({c.reading: c for c in consumers}.values(), key=lambda c: c.op)
     mine = share(batches) if mine is None else mine
     for place, _, batch in told(mine.of(batches), "watching layers", len(batches)):
 
@@ -75,11 +75,11 @@ def watch(
 
         shell = copied(model, {id(t): t for _, t in named_tensors(model)})
         with torch.no_grad():
-            run(shell, _Watcher(ops, by_op, see), batch.args, batch.kwargs)
+            run(shell, _Watcher(ops, by_op(readers), see), batch.args, batch.kwargs)
     weights = dict(model.named_parameters(remove_duplicate=False))
-    for _, consumer in sorted(by_op.items()):
+    for consumer in readers:
         if consumer.reading not in found and not batches:  # on other ranks there are some
             matrix = consumer.matrix(weights[consumer.weight].detach())
             none = matrix.new_zeros(len(matrix), 0, matrix.shape[2])
             found[consumer.reading] = Moments.of(none)
-    return {c.reading: found[c.reading].joined() for _, c in sorted(by_op.items())}
+    return {c.reading: found[c.reading].joined() for c in readers}

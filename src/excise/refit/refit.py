@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from excise.axes import leaves
+from excise.axes import Term, leaves
 from excise.budget import kept_indices, read_plan
 from excise.calibration import (
     Batch,
@@ -23,6 +23,7 @@ from excise.calibration import (
     Moments,
     Share,
     Visit,
+    by_op,
     consumers,
     share,
     thinned,
@@ -97,11 +98,16 @@ def refit(
 ) -> Refit:
     """Let the consumers of a cut model make up for what was removed; `small` is changed in place.
 
-    Changed: weights of linear layers and convolutions that read a cut model's activations, their
-    biases, and the running mean of a batch norm behind a layer without bias (which takes the bias).
-    At the end, running means and variances, if that brings the results on held-out batches nearer.
+    Changed: weights of linear layers, convolutions and recurrent layers that read a cut model's
+    activations, their biases, and the running mean of a batch norm behind a layer without bias
+    (which takes the bias). At the end, running means and variances, if that brings the results on
+    held-out batches nearer.
     Not changed: anything else, any shape, `dense`. A consumer whose error on held-out rows does not
     improve keeps its weights. Both models run in eval mode and get their mode back.
+
+    Of a recurrent layer, what reads its input is fitted to the inputs that it now gets, and what
+    reads its own state to the states of the dense model, less the units that are gone. All of it
+    is kept only if what the layer then gives, on states of its own, comes nearer to the dense one.
 
     Args:
         dense: the model before the cut.
@@ -179,15 +185,16 @@ class Work:
             raise CalibrationError(problem)
         self.tensors: dict[str, Tensor] = dict(small.named_parameters(remove_duplicate=False))
         self.tensors |= dict(small.named_buffers(remove_duplicate=False))
-        theirs = {c.op: c for c in consumers(before)}
-        ours = [c for c in consumers(self.after) if numbers[c.op] in theirs and not c.shared]
-        self.consumers = {c.op: c for c in ours}
+        theirs = {(c.op, c.weight): c for c in consumers(before)}
+        ours = [c for c in consumers(self.after) if not c.shared]
+        ours = [c for c in ours if (numbers[c.op], c.weight) in theirs]
+        self.consumers = by_op(ours)
         self.streams: dict[int, tuple[Stream, Stream]] = {}  # the dense model's, and its own
-        for op, consumer in self.consumers.items():
-            wide = theirs[numbers[op]]
+        for consumer in ours:
+            wide = theirs[numbers[consumer.op], consumer.weight]
             both = stream_of(before, wide), stream_of(self.after, consumer)
             if both[0] is not None and both[1] is not None:
-                self.streams[op] = both[0], both[1]
+                self.streams[consumer.op] = both[0], both[1]
         self.share = Share((), ())
 
     def run(
@@ -212,7 +219,7 @@ class Work:
                 batches,
                 self.graphs.before.trace.ops,
                 wide_stops,
-                keep=self._kept(stops, 0),
+                keep=self._held(stops, 0),
                 joins=late,
             ) as wide,
             Lanes(
@@ -220,18 +227,19 @@ class Work:
                 batches,
                 self.after.trace.ops,
                 stops,
-                keep=self._kept(stops, 1),
+                keep=self._held(stops, 1),
                 joins=late,
             ) as narrow,
         ):
             both = zip(wide, narrow, strict=only is None)
             for theirs, ours in told(both, "refitting layers", len(stops)):
-                repairs.append(self.repair(theirs, ours))
-                if only is not None and len(repairs) == len(stops):
+                number = ours[0].number
+                repairs += self.repair_all(self.consumers[number], theirs, ours)
+                if only is not None and number == stops[-1]:
                     break
         return Refit(tuple(repairs), self.share.samples)
 
-    def _kept(self, stops: list[int], which: int) -> dict[int, int]:
+    def _held(self, stops: list[int], which: int) -> dict[int, int]:
         """Of the dense (0) or the cut model (1): what a stream is made by -> its last reader."""
         keep: dict[int, int] = {}
         for op in stops:
@@ -245,12 +253,45 @@ class Work:
         """At which stop each batch joins; the first one, of so many samples, was traced."""
         each = bytes_at(self.graphs.before, wide) + bytes_at(self.after, stops)
         ranks = present().size
-        least = [-(-needed(self.after, self.consumers[n], self.rows) // ranks) for n in stops]
-        return joins(each / max(1, samples), [max(2, n) for n in least], self.share, most)
+        every = [[needed(self.after, c, self.rows) for c in self.consumers[n]] for n in stops]
+        least = [max(2, -(-max(some) // ranks)) for some in every]
+        return joins(each / max(1, samples), least, self.share, most)
 
-    def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
+    def repair_all(
+        self, readers: list[Consumer], theirs: list[Visit], ours: list[Visit]
+    ) -> list[Repair]:
+        """Every consumer of an operation.
+
+        A recurrent one is fitted to states of the dense model. What it makes of its own states has
+        to be nearer, too, on the batches that are held out; otherwise it keeps all of its weights.
+        """
+        loops = any(c.part is not None for c in readers)
+        names = [name for c in readers for name in (c.weight, c.bias) if loops and name]
+        old = {name: self.tensors[name].detach().clone() for name in names}
+        before = self.strayed(theirs, ours) if loops else 0.0
+        found = [self.repair(c, theirs, ours) for c in readers]
+        if not loops or self.strayed(theirs, ours) <= before:
+            return found
+        for name, value in old.items():
+            self.tensors[name].detach().copy_(value)
+        return [repair._replace(after=repair.before, ridge=None) for repair in found]
+
+    def strayed(self, theirs: list[Visit], ours: list[Visit]) -> float:
+        """How far a recurrent operation is from the dense one, both on states of their own."""
+        between = self.graphs.between
+        kept = self._kept(between.scope.get(between.trace.ops[ours[0].number].outs[0])[-1])
+        total, count = 0.0, 0.0
+        for wide, narrow in zip(theirs, ours, strict=True):
+            if not self.share.judges or self.share.places[narrow.place] in self.share.judges:
+                wanted, made = wide.run()[0], narrow.func(*narrow.args, **narrow.kwargs)[0]
+                wanted = wanted if kept is None else wanted.index_select(-1, kept)
+                total += float((wanted - made).double().square().sum())
+                count += made.numel()
+        total, count = present().add(total, count)
+        return total / max(1.0, count)
+
+    def repair(self, consumer: Consumer, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Solve one consumer and write its weights, before any batch of the cut model runs it."""
-        consumer = self.consumers[ours[0].number]
         fit, held = self.moments(consumer, theirs, ours)
         count = round(present().add(len(ours))[0])
         weight = self.tensors[consumer.weight]
@@ -279,12 +320,13 @@ class Work:
 
         Of the batches of all ranks, one of each in turn.
         """
-        kept = self._kept_outputs(consumer)
+        kept = self._kept(consumer.outputs(self.graphs.between))
         folds: list[Moments | None] = [None, None]
         for wide, narrow in zip(theirs, ours, strict=True):
             place = self.share.places[narrow.place]
             target = self._target(consumer, wide, narrow, kept)
-            rows = thinned(consumer.features(consumer.read(narrow.args)), self.rows, place)
+            read = self._read(consumer, wide, narrow)
+            rows = thinned(consumer.features(read), self.rows, place)
             wanted = thinned(consumer.targets(target), self.rows, place)
             for fold, part in _folds(place, self.share.judges):
                 made = Moments.of(rows[:, part], wanted[:, part])
@@ -308,7 +350,7 @@ class Work:
         def cut(tensor: Tensor) -> Tensor:
             return tensor if kept is None else tensor.index_select(tensor.dim() + place, kept)
 
-        target = cut(wide.run())
+        target = cut(consumer.output(wide))
         streams = self.streams.get(consumer.op)
         if streams is not None:
             dense, own = streams
@@ -321,11 +363,17 @@ class Work:
                 target = target + lag
         return target
 
-    def _kept_outputs(self, consumer: Consumer) -> Tensor | None:
-        """Which outputs of the dense consumer the cut one still has; None for all."""
-        between = self.graphs.between
-        dims = between.scope.get(between.trace.ops[consumer.op].outs[0])
-        term = dims[-len(consumer.kernel) - 1] if consumer.kernel else dims[-1]
+    def _read(self, consumer: Consumer, wide: Visit, narrow: Visit) -> Tensor:
+        """What the cut consumer reads; of states that it makes itself, what the dense ones say."""
+        if consumer.part is None or not consumer.part.loops:
+            return consumer.read(narrow)
+        names = self.graphs.between.trace.names
+        kept = self._kept(self.graphs.between.scope.get(names[consumer.weight])[1])
+        states = consumer.read(wide)
+        return states if kept is None else states.index_select(1, kept)
+
+    def _kept(self, term: Term) -> Tensor | None:
+        """Which units of a dimension of the dense model the cut one still has; None for all."""
         if not any(leaf in self.kept for leaf in leaves(term)):
             return None
         return torch.from_numpy(kept_indices(term, self.kept)).nonzero().flatten()

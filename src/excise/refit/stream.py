@@ -50,12 +50,16 @@ def follower(graph: AxisGraph, out: Ref) -> tuple[int, Op] | None:
 
 def batch_norm_after(graph: AxisGraph, consumer: Consumer) -> int | None:
     """The number of the batch norm that alone reads a consumer's output; None without one."""
+    if consumer.part is not None:
+        return None
     found = follower(graph, graph.trace.ops[consumer.op].outs[0])
     return found[0] if found and found[1].name in _NORMS else None
 
 
 def stream_of(graph: AxisGraph, consumer: Consumer) -> Stream | None:
     """The stream that a consumer's output is added to, if its present value is known by then."""
+    if consumer.part is not None:  # it gives gates
+        return None
     out, norm = graph.trace.ops[consumer.op].outs[0], batch_norm_after(graph, consumer)
     if norm is not None:
         out = graph.trace.ops[norm].outs[0]

@@ -33,7 +33,8 @@ def fisher(
     """Mean over samples of the squared derivative by a gate on the unit.
 
     The derivative is the sum of `w * grad` over the unit's columns in every consumer, with its sign
-    and sample by sample; where no linear layer or convolution reads a group, over all its slices.
+    and sample by sample; where no linear layer, convolution or recurrent layer reads a group, over
+    all its slices.
 
     Args:
         model: the model that was traced, in the mode in which it is to run. Neither weights nor

@@ -60,18 +60,21 @@ def obs(
         level: which cost.
         rows: most positions of each batch that count.
         probes: most samples on which the costs of different groups are brought into one unit, by
-            what each group alone moves the outputs; one forward pass for each group, and fewer
-            samples where there are many groups. They are taken from batches that are held out: on
-            those that it was fitted to, a wide layer makes up for anything. 0 leaves costs as
-            shares of each consumer's output.
+            what each group alone moves the outputs; one forward pass for each group (four for one
+            that a recurrent layer reads), and fewer samples where there are many groups. They are
+            taken from batches that are held out: on those that it was fitted to, a wide layer makes
+            up for anything. 0 leaves costs as shares of each consumer's output.
         gram_bytes: most bytes of second moments at one time, on the model's device. What does not
             fit is left to another pass over the data; a single group is never split.
         damping: added to every feature's variance, in units of their mean; for `conditional`. None:
             0.01, after the covariance was shrunk as the number of rows demands.
 
     Returns:
-        A curve for each group that at least one linear layer or convolution sums away. Heads,
-        channels, neurons and flattened maps are blocks of columns; depthwise layers are passed.
+        A curve for each group that at least one linear layer, convolution or recurrent layer sums
+        away. Heads, channels, neurons and flattened maps are blocks of columns; depthwise layers
+        are passed. Of an LSTM, GRU or plain RNN each weight counts: what reads the input, what
+        reads the state one step before (times the number of steps in the traced example, as if the
+        loop were unrolled), and projections; in all layers and directions, packed or not.
 
     Source:
         Kurtic et al., "ZipLM", NeurIPS 2023, sec. 3 (blocks of one consumer, greedy). Differs: sums
@@ -154,6 +157,7 @@ class _Reading(NamedTuple):
         columns: (units, columns of a unit).
         moments: of the features.
         product: sum over consumers of `W'W / variance of W x`, (groups, features, features).
+            What loops counts once for each step.
     """
 
     columns: Tensor
@@ -176,6 +180,7 @@ def _readings(
         matrix = weight.to(seen.xx)
         spread = float(((matrix @ seen.covariance()) * matrix).sum())
         product = matrix.mT @ matrix / max(spread, torch.finfo(torch.float32).tiny)
+        product *= consumer.times  # as if the loop were unrolled
         known = found.get(consumer.reading)
         if known is None:
             place = torch.argsort(units, stable=True)[int((units < 0).sum()) :]

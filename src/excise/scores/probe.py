@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.axes import Axis
-from excise.calibration import Batch, Consumer, Moments, told
+from excise.calibration import Batch, Consumer, Moments, by_op, told
 from excise.graph import AxisGraph
 from excise.ranks import present
 from excise.scores.curve import Curve, Curves
@@ -22,6 +22,7 @@ from excise.trace.record import Tape, output_leaves, run
 from excise.trace.skeleton import copied, named_tensors
 
 _SHARE = 0.3  # of a group's units are taken away in its probe
+_MORE = (0.6, 0.8, 0.95)  # and in those of what recurrent layers read
 _RIDGE = 1e-2  # of the mean feature variance
 _MOST = 2**20  # numbers of an output that are compared, for each batch
 
@@ -36,22 +37,26 @@ class Change(NamedTuple):
 class _Changed(Tape):
     """Runs a model with some consumers changed; the model itself is not."""
 
-    def __init__(self, changes: Mapping[int, tuple[Consumer, Change]]) -> None:
+    def __init__(self, changes: Mapping[Consumer, Change]) -> None:
         super().__init__()
-        self.changes = changes
+        self.changes, self.changed = changes, by_op(changes)
 
     def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, with another weight if it is one of the consumers."""
         del name
-        found = self.changes.get(self.count)
+        found = self.changed.get(self.count, ())
         self.count += 1
-        if found is None:
+        if not found:
             return func(*args, **kwargs)
-        consumer, change = found
-        place = 2 if consumer.turned else 1
         with self.pause():
-            out = func(*args[:place], change.weight, *args[place + 1 :], **kwargs)
-            return out + change.shift.reshape([-1] + [1] * len(consumer.kernel))
+            for consumer in found:
+                args = consumer.changed(args, *self.changes[consumer])
+            out = func(*args, **kwargs)
+            for consumer in found:
+                if consumer.part is None:
+                    shift = self.changes[consumer].shift
+                    out = out + shift.reshape([-1] + [1] * len(consumer.kernel))
+            return out
 
 
 def scaled(
@@ -83,18 +88,46 @@ def scaled(
     found = {}
     each = told(curves.values.items(), "probing groups", len(curves.values))
     for name, curve in each:
-        count = max(1, round(_SHARE * len(curve.order)))
-        taken = (graph.axes[name], curve.order[:count])
-        changes = {
-            c.op: (c, change)
-            for c, matrix in weights.items()
-            if (change := _refitted(graph, c, taken, matrix, moments)) is not None
-        }
-        moved = (outputs(model, batch, ends, changes) for batch in batches)
-        local = curve.cost[count - 1]
-        scale = distance(wanted, moved) / local if local > 0 else 1.0
-        found[name] = Curve(curve.order, tuple(scale * cost for cost in curve.cost))
+        most = len(curve.order)
+        places = sorted({max(1, round(share * most)) for share in _shares(graph, name, weights)})
+        measured = []
+        for count in places:
+            taken = (graph.axes[name], curve.order[:count])
+            changes = {
+                c: change
+                for c, matrix in weights.items()
+                if (change := _refitted(graph, c, taken, matrix, moments)) is not None
+            }
+            moved = (outputs(model, batch, ends, changes) for batch in batches)
+            measured.append(distance(wanted, moved))
+        found[name] = _through(curve, places, measured)
     return Curves(found)
+
+
+def _shares(graph: AxisGraph, name: str, readers: Iterable[Consumer]) -> tuple[float, ...]:
+    """Which shares of a group's units are taken away in its probes.
+
+    What recurrent layers read often spans few dimensions, as an embedding of a few tokens does: the
+    first units cost nothing but damping, and say nothing of those behind the knee.
+    """
+    axis, parts = graph.axes[name], [c for c in readers if c.part is not None]
+    read = any(c.units(graph.scope, axis) is not None for c in parts)
+    return (_SHARE, *_MORE) if read else (_SHARE,)
+
+
+def _through(curve: Curve, places: Sequence[int], measured: Sequence[float]) -> Curve:
+    """A curve that has measured costs after so many units, and its own course in between."""
+    own = [curve.cost[place - 1] for place in places]
+    scale = measured[0] / own[0] if own[0] > 0 else 1.0
+    cost, high = [scale * c for c in curve.cost], scale * own[0]
+    for i in range(1, len(places)):
+        start, low, high = own[i - 1], high, max(high, measured[i])
+        rise = own[i] - start
+        slope = (high - low) / rise if rise > 0 else 0.0
+        last = places[i] if i + 1 < len(places) else len(cost)
+        for k in range(places[i - 1], last):
+            cost[k] = low + slope * (curve.cost[k] - start)
+    return Curve(curve.order, tuple(cost))
 
 
 def _refitted(
@@ -112,6 +145,8 @@ def _refitted(
     seen = moments[consumer.reading]
     gone = torch.isin(columns, torch.tensor(removed)).to(seen.xx.device)
     spread, mean = seen.covariance(), seen.mean()
+    if not consumer.shifts:
+        spread, mean = seen.second(), torch.zeros_like(mean)
     old = matrix.to(spread)
     size = spread.diagonal(dim1=1, dim2=2)
     damping = _RIDGE * size.mean(1, keepdim=True) + torch.finfo(spread.dtype).tiny
@@ -136,7 +171,7 @@ def outputs(
     model: nn.Module,
     batch: Batch,
     ends: frozenset[int],
-    changes: Mapping[int, tuple[Consumer, Change]] | None = None,
+    changes: Mapping[Consumer, Change] | None = None,
 ) -> list[Tensor]:
     """What a model gives for one batch, of large outputs every so manieth number."""
     shell = copied(model, {id(t): t for _, t in named_tensors(model)})

@@ -26,7 +26,8 @@ def wanda(model: nn.Module, graph: AxisGraph, batches: Sequence[Batch]) -> Score
         batches: calibration data, from `excise.calibration.batches`; labels are not needed.
 
     Returns:
-        Scores; groups that no linear layer or convolution reads are scored by magnitude.
+        Scores; groups that no linear layer, convolution or recurrent layer reads are scored by
+        magnitude.
 
     Source:
         Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024,
@@ -51,8 +52,8 @@ def flap(model: nn.Module, graph: AxisGraph, batches: Sequence[Batch]) -> Scores
         batches: calibration data, from `excise.calibration.batches`; labels are not needed.
 
     Returns:
-        Scores that compare across groups; groups that no linear layer or convolution reads are
-        scored by magnitude.
+        Scores that compare across groups; groups that no linear layer, convolution or recurrent
+        layer reads are scored by magnitude.
 
     Source:
         An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models", AAAI

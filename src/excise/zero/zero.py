@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from excise.budget import plan_units
 from excise.budget.option import matching, patterns_of
-from excise.calibration import Batch, Visit, batches
+from excise.calibration import Batch, Consumer, Visit, batches
 from excise.errors import InvalidTargetError
 from excise.exact import plain
 from excise.graph import traced
@@ -94,9 +94,9 @@ def zero(
 
     Returns:
         A copy of the model with zeros, masks and parametrizations merged; shapes and dtypes are
-        what they were. Left alone: layers
-        that the pattern does not divide, depthwise and transposed convolutions, weights that are
-        used more than once, and everything that is no layer.
+        what they were. Left alone: layers that the pattern does not divide, depthwise and
+        transposed convolutions, recurrent layers, weights that are used more than once, and
+        everything that is no layer.
 
     Raises:
         InvalidTargetError: an option is out of range, or they contradict each other.
@@ -168,12 +168,11 @@ class _Walk(Work):
 
     def matrices(self) -> dict[str, Tensor]:
         """Weight's name -> the weight as (groups, outputs, features)."""
-        every = self.consumers.values()
+        every = [c for some in self.consumers.values() for c in some if c.part is None]
         return {c.weight: c.matrix(self.tensors[c.weight].detach()) for c in every}
 
-    def repair(self, theirs: list[Visit], ours: list[Visit]) -> Repair:
+    def repair(self, consumer: Consumer, theirs: list[Visit], ours: list[Visit]) -> Repair:
         """Set zeros in one layer, and write it before any batch runs it."""
-        consumer = self.consumers[ours[0].number]
         weight = self.tensors[consumer.weight]
         if consumer.weight not in self.shares:
             return Repair(consumer.weight, 0.0, 0.0, None, 0)
