@@ -181,6 +181,19 @@ def test_layers_that_agree_wrongly_are_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_kernels
+def test_rounding_like_torchs_own_is_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided(monkeypatch, 2.0)
+    module = sys.modules["excise.sparse.sparsify"]
+    monkeypatch.setattr(module, "_EXACT", 0.0)
+    monkeypatch.setattr(module, "_AS_TORCH", 50.0)  # a shallow net: the ratio itself is chance
+    made = sparsify(net(), torch.randn(1, 3, 16, 16))
+    assert 0 < made.worst < 1e-5
+    monkeypatch.setattr(module, "_AS_TORCH", 0.0)
+    with pytest.raises(SparseError, match="differs"):
+        sparsify(net(), torch.randn(1, 3, 16, 16))
+
+
+@needs_kernels
 def test_a_model_without_zeros_is_left_alone() -> None:
     made = sparsify(nn.Sequential(nn.Linear(8, 8)), torch.randn(2, 8))
     assert made.timings == ()
