@@ -47,6 +47,17 @@ def test_a_changed_weight_is_read_by_all_batches() -> None:
             assert all(not visit.args[0].any() for visit in visits)
 
 
+def test_the_compiler_is_as_before_whoever_ends_first() -> None:
+    import torch._dynamo  # noqa: PLC0415 - loaded, so that there is a stance to change
+
+    model, data = doubled(), batches(3)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    with Lanes(model, data, ops, [0, 3]) as lanes, torch.no_grad():
+        for _ in lanes:
+            assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
 def test_settings_and_threads_are_as_before() -> None:
     model, data = doubled(), batches(2)
     ops = excise.trace(model, *data[0].args).trace.ops

@@ -13,6 +13,7 @@ import functools
 import gc
 import logging
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -488,12 +489,37 @@ def slow_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _eager() -> contextlib.AbstractContextManager[Any]:
-    """What a model has compiled runs as it was written: a compiled function hides its axes."""
-    if "torch._dynamo" in sys.modules:
-        eager: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-        return eager
-    return contextlib.nullcontext()
+class _Eager:
+    """What a model has compiled runs as it was written: a compiled function hides its axes.
+
+    The stance of torch's compiler is one for all threads, and runs in several may end in any order:
+    the first one changes it, the last one restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._runs = threading.Lock(), 0
+        self._stance: Any = None
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """One run; nothing to do if the compiler is not loaded."""
+        if "torch._dynamo" not in sys.modules:
+            yield
+            return
+        with self._lock:
+            self._runs += 1
+            if self._runs == 1:
+                self._stance = torch.compiler.set_stance("force_eager")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    self._stance.__exit__(None, None, None)
+
+
+_eager = _Eager()
 
 
 @contextlib.contextmanager
@@ -554,7 +580,7 @@ def run(model: nn.Module, tape: Tape, args: Any, kwargs: Any, *, grad: bool = Fa
     calls = Calls(tape)
     try:
         with (
-            slow_path(), _eager(), _no_fake_log(), _module_paths(model, tape), uncached(model),
+            slow_path(), _eager.run(), _no_fake_log(), _module_paths(model, tape), uncached(model),
             torch.set_grad_enabled(grad), _default(tape), calls, tape,
         ):  # fmt: skip
             return model(*args, **kwargs)
