@@ -9,12 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from excise.sparse.kernels import MOST_VECTORS, Borrowed, Library, available, library
+from excise.sparse.kernels import (
+    MOST_VECTORS,
+    Borrowed,
+    Geometry,
+    Library,
+    available,
+    library,
+)
 from excise.sparse.layer import LENT, Sparse, SparseConv2d, Way
 
 _ROUNDS = 5
 _HOPELESS = 1.5  # times slower than the fastest in a first round: not tried again
-_MOST_FLOATS = 16384  # of a tile of inputs: a little more than a first-level cache holds
+_MOST_FLOATS = 24576  # of a tile of inputs: twice what a first-level cache holds
 _ROUND_S = 0.004  # a call that is shorter is repeated within a round
 
 
@@ -63,20 +70,32 @@ def ways(layer: Sparse, x: Tensor) -> Iterator[Way]:
 
 
 def _direct(layer: SparseConv2d, x: Tensor) -> Iterator[Way]:
-    """Tiles that fit the output's size, and whose inputs fit the first-level cache."""
     found = library()
-    if not isinstance(found, Library) or layer.geometry.is_product:
-        return
-    (high, wide), (down, _), _, (step, _) = layer.geometry
-    tall, width = layer.geometry.out((x.shape[2], x.shape[3]))
-    vectors = min(MOST_VECTORS, -(-width // found.lanes))
-    for rows in sorted({MOST_VECTORS // vectors, max(1, MOST_VECTORS // vectors // 2)}):
-        if rows > 1 and rows >= 2 * tall:
+    if isinstance(found, Library) and not layer.geometry.is_product:
+        yield from direct_ways(layer.geometry, tuple(x.shape), found.lanes)
+
+
+def direct_ways(geometry: Geometry, shape: tuple[int, ...], lanes: int) -> Iterator[Way]:
+    """Tiles of a direct convolution that fit its output, and whose inputs fit the nearest cache.
+
+    Args:
+        geometry: of the convolution.
+        shape: of its input, (images, channels, height, width).
+        lanes: floats in a vector.
+    """
+    (high, wide), (down, _), _, (step, _) = geometry
+    tall, width = geometry.out((shape[2], shape[3]))
+    vectors = min(MOST_VECTORS, -(-width // lanes))
+    shapes = {(vectors, rows) for rows in (MOST_VECTORS // vectors, MOST_VECTORS // vectors // 2)}
+    shapes.add((-(-vectors // 2), 1))
+    for vectors, rows in sorted(shapes):
+        if not rows or (rows > 1 and rows >= 2 * tall):
             continue
         deep = rows + (high - 1) * step // down
         for channels in (4, 8, 16, 32, 64):
-            floats = channels * wide * down * deep * vectors * found.lanes
-            if channels <= max(4, x.shape[1]) and floats <= _MOST_FLOATS:
+            planes = min(down, (high - 1) * step + 1)
+            floats = channels * wide * planes * deep * vectors * lanes
+            if channels < 2 * shape[1] and floats <= _MOST_FLOATS:
                 yield Way("direct", vectors, channels, rows=rows)
 
 

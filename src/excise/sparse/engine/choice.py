@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from excise.sparse import reference
+from excise.sparse.candidate import MIN_ZEROS, share_of_zeros
 from excise.sparse.engine.layout import SLACK, Place
 from excise.sparse.engine.pattern import Layer
 from excise.sparse.engine.step import Step, step_of
-from excise.sparse.kernels import MOST_VECTORS, Library, library
+from excise.sparse.kernels import Library, library
 from excise.sparse.layer import Way
+from excise.sparse.tune import direct_ways
 
-MIN_ZEROS = 0.3
 _ROUNDS = 6
 _HOPELESS = 1.25  # times slower than the fastest in a first round: not tried again
-_CACHE = 12288  # floats of a first-level cache that a tile of inputs may fill
 _TILES = (
     (3, 256), (4, 96), (4, 128), (4, 192), (4, 256), (6, 96), (6, 128), (6, 192), (8, 64), (8, 96),
     (8, 128),
@@ -77,8 +77,7 @@ def ways(layer: Layer, source: Place, place: Place) -> Iterator[Way]:
         return
     yield _DENSE
     assert layer.weight is not None  # noqa: S101 - these two have one
-    zeros = 1 - int(torch.count_nonzero(layer.weight)) / layer.weight.numel()
-    if zeros < MIN_ZEROS and layer.kind == "linear":
+    if share_of_zeros(layer.weight) < MIN_ZEROS and layer.kind == "linear":
         return  # a convolution is tried: it is fused, and the stem of a network is weak in torch
     if layer.kind == "linear":
         if source.floats == layer.weight.shape[1]:
@@ -94,31 +93,14 @@ def ways(layer: Layer, source: Place, place: Place) -> Iterator[Way]:
             if not source.ours:
                 yield way
         return
-    yield from _direct(layer, source, place, found.lanes)
+    assert layer.geometry is not None  # noqa: S101 - a convolution has one
+    yield from direct_ways(layer.geometry, source.shape, found.lanes)
     yield from _products(columns, found.lanes, _UNFOLDED)
 
 
 def _products(columns: int, lanes: int, sizes: tuple[tuple[int, int], ...]) -> Iterator[Way]:
     vectors = -(-columns // lanes)
     yield from dict.fromkeys(Way("tiles", min(tiles, vectors), block) for tiles, block in sizes)
-
-
-def _direct(layer: Layer, source: Place, place: Place, lanes: int) -> Iterator[Way]:
-    assert layer.geometry is not None  # noqa: S101 - a convolution has one
-    (high, wide), (down, _), _, (step, _) = layer.geometry
-    tall, width = place.shape[2:]
-    vectors = min(MOST_VECTORS, -(-width // lanes))
-    shapes = {(vectors, rows) for rows in (MOST_VECTORS // vectors, MOST_VECTORS // vectors // 2)}
-    shapes.add((-(-vectors // 2), 1))
-    for vectors, rows in sorted(shapes):
-        if not rows or (rows > 1 and rows >= 2 * tall):
-            continue
-        deep = rows + (high - 1) * step // down
-        for channels in (4, 8, 16, 32, 64):
-            planes = min(down, (high - 1) * step + 1)
-            floats = channels * wide * planes * deep * vectors * lanes
-            if channels < 2 * source.shape[1] and floats <= 2 * _CACHE:
-                yield Way("direct", vectors, channels, rows=rows)
 
 
 def made(layer: Layer, way: Way, source: Place, place: Place) -> Step | Dense | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from excise.sparse.candidate import share_of_zeros
 from excise.sparse.engine.choice import Dense, chosen, made
 from excise.sparse.engine.layout import Place, arena_of, place_of, places_of
 from excise.sparse.engine.pattern import Layer, layers_of
@@ -68,9 +69,7 @@ class Program:
         self._run = _rewritten(module, facts, layers, steps)
 
     def _step(self, layer: Layer, source: Place, place: Place, choices: Choices) -> Step | Dense:
-        zeros = 0.0
-        if layer.weight is not None:
-            zeros = 1 - int(torch.count_nonzero(layer.weight)) / layer.weight.numel()
+        zeros = 0.0 if layer.weight is None else share_of_zeros(layer.weight)
         shape = None if layer.weight is None else tuple(layer.weight.shape)
         key = (
             layer.kind, source, place, shape, layer.geometry, round(zeros * 50),

@@ -63,8 +63,8 @@ int excise_conv(const matrix *a, const product *p, const window *g, const finish
                 const int vectors = (int)((valid + LANES - 1) / LANES);
                 const int64_t pitch = vectors * LANES;
                 tile w = {.b = dense, .pitch = pitch, .partial = partial,
-                          .out = p->y + i * p->y_image + n, .out_pitch = p->y_pitch, .high = 1, .across = vectors,
-                          .valid = valid,
+                          .out = p->y + i * p->y_image + n, .out_pitch = p->y_pitch, .high = 1,
+                          .across = vectors, .valid = valid,
                           .residual = f->residual ? f->residual + i * p->y_image + n : NULL};
                 for (int64_t part = 0; part < s.blocks; part++) {
                     const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
