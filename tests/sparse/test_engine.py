@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils._pytree import tree_leaves
 
-from excise.sparse import SparseConv2d, SparseLinear
+from excise.sparse import SparseConv2d, SparseLinear, carry
 from excise.sparse.engine import backend, compiled, excise, program
 from excise.sparse.engine.choice import made, ways
 from excise.sparse.kernels import Library, Missing, library
@@ -264,6 +264,15 @@ def test_without_kernels_it_is_the_model(monkeypatch: pytest.MonkeyPatch, fresh:
     with torch.no_grad():
         agree(compile_(model)(x), model(x))
     assert not fresh
+
+
+def test_a_model_of_torchs_own_class_is_planned_for(fresh: list[Any]) -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
+    model, x = zeroed(layers), torch.randn(1, 3, 16, 16)
+    wanted = model(x).detach()
+    with torch.no_grad():
+        agree(carry.compiled(model)(x), wanted)
+    assert [kind for kind, *_ in fresh] == ["conv", "conv"]
 
 
 def test_attached_masks_are_constants(fresh: list[Any]) -> None:
