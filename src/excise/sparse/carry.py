@@ -44,7 +44,7 @@ def is_compiled(model: nn.Module) -> bool:
 def _compile(model: nn.Module) -> None:
     from excise.sparse.engine import excise  # noqa: PLC0415 - it loads torch's compiler
 
-    call = model._call_impl  # noqa: SLF001 - as nn.Module.compile
+    call: Any = model._call_impl  # noqa: SLF001 - as nn.Module.compile
 
     def whole(*args: Any, **kwargs: Any) -> Any:  # torch does not compile functions of its own,
         return call(*args, **kwargs)  # as those of an nn.Sequential, unless they are called by one
