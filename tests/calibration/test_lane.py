@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import excise
-from excise.calibration import Batch, Lanes, Visit
+from excise.calibration import Batch, Lanes, Visit, lane
 from excise.errors import ExampleError
 from tests.calibration.network import doubled
 
@@ -125,3 +125,14 @@ def test_nothing_is_held_longer_than_it_is_wanted() -> None:
             kept.append([first in visit.kept for visit in visits])
             old = visits
     assert kept == [[False] * 2] + [[True] * 2] * 2 + [[False] * 2] * (len(stops) - 3)
+
+
+def test_freed_memory_goes_back_at_every_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = doubled(), batches(3)
+    ops = excise.trace(model, *data[0].args).trace.ops
+    stops = [i for i, op in enumerate(ops) if op.name in {"convolution", "linear"}]
+    calls, seen = [0], []
+    monkeypatch.setattr(lane, "give_back", lambda: calls.__setitem__(0, calls[0] + 1))
+    with Lanes(model, data, ops, stops, joins=[0, 2, 2]) as lanes, torch.no_grad():
+        seen.extend((len(visits), calls[0]) for visits in lanes)
+    assert seen[:4] == [(1, 2), (1, 3), (3, 6), (3, 7)]  # one more for each batch that joins

@@ -21,6 +21,7 @@ from torch import nn
 
 from excise.calibration.call import Call
 from excise.calibration.data import Batch
+from excise.calibration.freed import give_back
 from excise.calibration.path import Follower
 from excise.errors import ExampleError
 from excise.trace import Op
@@ -180,10 +181,13 @@ class Lanes:
             if self._threads[place].is_alive():
                 self._baton.pass_to(place)
                 self._baton.wait_for(-1)
+                if self._joins[place] == here:  # it has been through all that the others have
+                    give_back()
             error = self._errors[place]
             if error is not None:
                 self.close()
                 raise error
+        give_back()
         found = [visit for visit in self._visits if visit is not None]
         if len(found) not in {0, len(going)} or len({v.number for v in found}) > 1:
             self.close()

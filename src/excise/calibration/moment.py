@@ -11,6 +11,7 @@ from excise.ranks import present
 
 _WIDE = 2048
 """Up to this many features sums are kept in float64; beyond, memory matters more."""
+_ROWS = 256
 
 
 @dataclass
@@ -86,8 +87,10 @@ class Moments:
 
     def covariance(self) -> Tensor:
         """Covariance of the features, (groups, features, features)."""
-        mean = self.mean()
-        return self.second() - mean[:, :, None] * mean[:, None, :]
+        mean, spread = self.mean(), self.second()
+        for rows, part in zip(spread.split(_ROWS, 1), mean.split(_ROWS, 1), strict=True):
+            rows.sub_(part[:, :, None] * mean[:, None, :])  # never twice in memory
+        return spread
 
     def shrunk(self) -> Tensor:
         """Covariance, moved toward equal variances the more, the fewer rows there are.

@@ -42,7 +42,7 @@ from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
 _HELD = 5
 """Of a single batch every so many rows choose the ridge and are not fitted."""
 DEFAULT_ROWS = 4096
-DEFAULT_HELD_BYTES = 3 * 2**29
+DEFAULT_HELD_BYTES = 2**31
 
 
 class Repair(NamedTuple):

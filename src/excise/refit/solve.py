@@ -86,14 +86,14 @@ def _fitted(
         cross = m.xt / m.count
         if centred:
             cross = cross - mean[:, :, None] * target[:, None, :]
-        size = spread.diagonal(dim1=1, dim2=2)
-        damp = ridge * size.mean(1) + torch.finfo(spread.dtype).tiny
-        lower, failed = torch.linalg.cholesky_ex(
-            spread + torch.diag_embed(damp[:, None].expand_as(size))
-        )
+        wanted = cross - spread @ matrix.mT
+        damp = ridge * spread.diagonal(dim1=1, dim2=2).mean(1) + torch.finfo(spread.dtype).tiny
+        spread.diagonal(dim1=1, dim2=2).add_(damp[:, None])  # in place: it may be 85 MB
+        lower, failed = torch.linalg.cholesky_ex(spread)
+        del spread
         if bool(failed.any()):
             return None
-        new = matrix + torch.cholesky_solve(cross - spread @ matrix.mT, lower).mT
+        new = matrix + torch.cholesky_solve(wanted, lower).mT
     if not bool(torch.isfinite(new).all()):
         return None
     bias = target - (new @ mean[:, :, None])[:, :, 0] if centred else torch.zeros_like(target)
