@@ -131,7 +131,7 @@ def test_freed_memory_goes_back_at_every_stop(monkeypatch: pytest.MonkeyPatch) -
     model, data = doubled(), batches(3)
     ops = excise.trace(model, *data[0].args).trace.ops
     stops = [i for i, op in enumerate(ops) if op.name in {"convolution", "linear"}]
-    calls, seen = [0], []
+    calls, seen = [0], list[tuple[int, int]]()
     monkeypatch.setattr(lane, "give_back", lambda: calls.__setitem__(0, calls[0] + 1))
     with Lanes(model, data, ops, stops, joins=[0, 2, 2]) as lanes, torch.no_grad():
         seen.extend((len(visits), calls[0]) for visits in lanes)
