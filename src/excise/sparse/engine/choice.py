@@ -121,8 +121,6 @@ def chosen(layer: Layer, source: Place, place: Place) -> Way:
         call = made(layer, way, source, place)
         if call is not None:
             call.out = out
-            if isinstance(call, Step):
-                call.loose = False
             calls.append((way, call))
     least = [float("inf")] * len(calls)
     begun = time.perf_counter()

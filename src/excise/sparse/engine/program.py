@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from excise.sparse.candidate import share_of_zeros
 from excise.sparse.engine.choice import Dense, chosen, made
 from excise.sparse.engine.layout import Place, arena_of, place_of, places_of
 from excise.sparse.engine.pattern import Layer, layers_of
-from excise.sparse.engine.record import Facts, recorded
+from excise.sparse.engine.record import recorded
+from excise.sparse.engine.rewrite import rewritten
 from excise.sparse.engine.step import Step
 from excise.sparse.layer import Way
 
@@ -59,14 +60,11 @@ class Program:
         steps: dict[fx.Node, Step | Dense] = {}
         for layer in layers:
             source = places.get(layer.source) or place_of(layer.source, facts)
-            step = self._step(layer, source, places[layer.tail], choices)
-            if isinstance(step, Step):
-                step.loose = layer.source not in places
-            steps[layer.tail] = step
+            steps[layer.tail] = self._step(layer, source, places[layer.tail], choices)
         arena = arena_of(graph, facts, places, out, layers)
         for node, step in steps.items():
             step.out = arena.get(node)
-        self._run = _rewritten(module, facts, layers, steps)
+        self._run = rewritten(module, facts, layers, steps)
 
     def _step(self, layer: Layer, source: Place, place: Place, choices: Choices) -> Step | Dense:
         zeros = 0.0 if layer.weight is None else share_of_zeros(layer.weight)
@@ -97,60 +95,3 @@ class Program:
                 return self._run(*args)
         finally:
             self._lock.release()
-
-
-def _rewritten(
-    module: fx.GraphModule, facts: Facts, layers: list[Layer], steps: dict[fx.Node, Step | Dense]
-) -> Callable[..., Any]:
-    """The graph with one call in the place of each layer, and constants for what is constant."""
-    graph, made_from = fx.Graph(), dict[fx.Node, Any]()
-    gone = {node for layer in layers for node in layer.nodes}
-    by_tail = {layer.tail: layer for layer in layers}
-    root = torch.nn.Module()
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            made_from[node] = graph.placeholder(str(node.target))
-        elif node in facts.number:
-            made_from[node] = facts.number[node]
-        elif node in facts.constant:
-            made_from[node] = _Constant(node.name, facts.constant[node])
-        elif node in by_tail:
-            layer = by_tail[node]
-            read = [layer.source] + ([] if layer.residual is None else [layer.residual])
-            given = tuple(_use(graph, root, made_from, n) for n in read)
-            made_from[node] = graph.call_function(steps[node], given)
-        elif node.op == "output":
-            graph.node_copy(node, lambda n: _given_away(graph, root, made_from, n))
-        elif node not in gone:
-            made_from[node] = graph.node_copy(node, lambda n: _use(graph, root, made_from, n))
-    graph.eliminate_dead_code()
-    return fx.GraphModule(root, graph).forward
-
-
-class _Constant:
-    """A value that is put into the graph where it is first read."""
-
-    def __init__(self, name: str, value: Any) -> None:
-        self.name, self.value = name, value
-
-
-def _use(graph: fx.Graph, root: torch.nn.Module, known: dict[fx.Node, Any], node: fx.Node) -> Any:
-    value = known[node]
-    if not isinstance(value, _Constant):
-        return value
-    if not isinstance(value.value, Tensor):
-        return value.value
-    setattr(root, f"constant_{value.name}", value.value)
-    known[node] = graph.get_attr(f"constant_{value.name}")
-    return known[node]
-
-
-def _given_away(
-    graph: fx.Graph, root: torch.nn.Module, known: dict[fx.Node, Any], node: fx.Node
-) -> Any:
-    """As `_use`; the caller may write to what it receives, so it gets a copy of a constant."""
-    constant = isinstance(known[node], _Constant)
-    value = _use(graph, root, known, node)
-    if constant and isinstance(value, fx.Node):
-        return graph.call_function(torch.ops.aten.clone.default, (value,))
-    return value

@@ -236,6 +236,7 @@ int excise_depthwise(const float *weight, const product *p, const window *g, con
                                .bias = f->bias ? f->bias[c] : 0.0f,
                                .y = p->y + place};
             weigh(&d, &one, f, copy);
+            clear_behind(p, one.y);
         }
         free(copy);
     }

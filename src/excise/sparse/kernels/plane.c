@@ -36,6 +36,7 @@ int excise_largest(const product *p, const window *g) {
                     for (int64_t i = 1; i < count; i++) most = larger(load(at + taps[i]), most);
                     ended_to(y + y0 * g->out_x + n, most, NULL, &f, g->out_x - n);
                 }
+            clear_behind(p, y);
         }
         free(copy);
     }

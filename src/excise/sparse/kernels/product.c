@@ -88,8 +88,10 @@ int excise_spmm(const matrix *a, const product *p, const finish *f) {
             const int64_t valid = at_most(tile_start(&s, at + 1), p->columns) - n;
             const int vectors = (int)((valid + LANES - 1) / LANES);
             const float *x = p->x + image * p->x_image + n;
+            const int room = n + vectors * LANES <= p->y_pitch; /* for whole vectors */
             tile w = {.partial = partial, .out = p->y + image * p->y_image + n,
-                      .out_pitch = p->y_pitch, .high = 1, .across = vectors, .valid = valid,
+                      .out_pitch = p->y_pitch, .high = 1, .across = vectors,
+                      .valid = room ? vectors * LANES : valid,
                       .residual = f->residual ? f->residual + image * p->y_image + n : NULL};
             for (int64_t part = 0; part < s.blocks; part++) {
                 const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
