@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +12,15 @@ from torch import fx
 from excise.sparse.candidate import share_of_zeros
 from excise.sparse.engine.choice import Dense, chosen, made
 from excise.sparse.engine.layout import Place, arena_of, place_of, places_of
+from excise.sparse.engine.pair import joined, pairs_of, paying
 from excise.sparse.engine.pattern import Layer, layers_of
-from excise.sparse.engine.record import recorded
+from excise.sparse.engine.record import Facts, recorded
 from excise.sparse.engine.rewrite import rewritten
 from excise.sparse.engine.step import Step
 from excise.sparse.layer import Way
 
-Choices = dict[tuple[Any, ...], Way]
+Choices = dict[tuple[Any, ...], Way | None]
+"""What decides how a layer runs -> how it does; None: a pair does not."""
 
 
 class Chosen(NamedTuple):
@@ -51,10 +53,17 @@ class Program:
         graph = module.graph
         (end,) = (node for node in graph.nodes if node.op == "output")
         out = {facts.root.get(node, node) for node in end.all_input_nodes}
-        layers = list(layers_of(graph, facts))
-        places = places_of(layers, facts, out)
         self._lock = threading.Lock()
         self._threads = torch.get_num_threads()
+        layers = list(layers_of(graph, facts))
+        places = places_of(layers, facts, out)
+        pairs = [
+            pair
+            for pair in pairs_of(layers, facts, out)
+            if self._pays(pair, places, facts, choices)
+        ]
+        layers = joined(layers, pairs)
+        places = places_of(layers, facts, out)
         self.layers: list[Chosen] = []
         self._steps: list[Step | Dense] = []
         steps: dict[fx.Node, Step | Dense] = {}
@@ -66,20 +75,38 @@ class Program:
             step.out = arena.get(node)
         self._run = rewritten(module, facts, layers, steps)
 
-    def _step(self, layer: Layer, source: Place, place: Place, choices: Choices) -> Step | Dense:
-        zeros = 0.0 if layer.weight is None else share_of_zeros(layer.weight)
-        shape = None if layer.weight is None else tuple(layer.weight.shape)
-        key = (
-            layer.kind, source, place, shape, layer.geometry, round(zeros * 50),
-            layer.residual is None, layer.activation, self._threads,
-        )  # fmt: skip
+    def _pays(
+        self, pair: Layer, places: Mapping[fx.Node, Place], facts: Facts, choices: Choices
+    ) -> bool:
+        assert pair.parts is not None  # noqa: S101 - it is a pair
+        source = places.get(pair.source) or place_of(pair.source, facts)
+        place = places[pair.tail]
+        key = self._key(pair, source, place)
         if key not in choices:
-            choices[key] = chosen(layer, source, place)
-        step = made(layer, choices[key], source, place)
+            choices[key] = paying(pair, source, places[pair.parts[0].tail], place)
+        return choices[key] is not None
+
+    def _step(self, layer: Layer, source: Place, place: Place, choices: Choices) -> Step | Dense:
+        key = self._key(layer, source, place)
+        way = choices.get(key)
+        if way is None:
+            choices[key] = way = chosen(layer, source, place)
+        step = made(layer, way, source, place)
         assert step is not None  # noqa: S101 - it was timed
         self._steps.append(step)
-        self.layers.append(Chosen(layer.tail.name, layer.kind, zeros, choices[key]))
+        self.layers.append(Chosen(layer.tail.name, layer.kind, _zeros(layer), way))
         return step
+
+    def _key(self, layer: Layer, source: Place, place: Place) -> tuple[Any, ...]:
+        """What decides how a layer runs."""
+        own = [
+            (
+                None if part.weight is None else tuple(part.weight.shape), part.geometry,
+                round(_zeros(part) * 50), part.residual is None, part.activation,
+            )
+            for part in layer.parts or (layer,)
+        ]  # fmt: skip
+        return (layer.kind, source, place, self._threads, *own)
 
     def __call__(self, args: Sequence[Any]) -> Any:
         """Run it; None while another thread does, as they would share its memory."""
@@ -95,3 +122,7 @@ class Program:
                 return self._run(*args)
         finally:
             self._lock.release()
+
+
+def _zeros(layer: Layer) -> float:
+    return 0.0 if layer.weight is None else share_of_zeros(layer.weight)

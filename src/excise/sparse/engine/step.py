@@ -11,7 +11,7 @@ from torch import Tensor
 from excise.sparse.engine.layout import Place
 from excise.sparse.engine.pattern import Layer
 from excise.sparse.kernels import Blocks, Library, Tile, bits_of, blocks_of, direct_of, library
-from excise.sparse.kernels.library import KINDS, Finish, Mask, Matrix, Product, Stage, Window
+from excise.sparse.kernels.library import KINDS, Finish, Mask, Matrix, Pair, Product, Stage, Window
 from excise.sparse.kernels.matrix import MOST_COLUMNS
 from excise.sparse.kernels.product import ACTIVATIONS, window_of
 from excise.sparse.layer import Way
@@ -81,13 +81,13 @@ def step_of(layer: Layer, way: Way, source: Place, place: Place) -> Step | None:
         source: how its input lies.
         place: how its result is to lie.
     """
-    bias = None if layer.bias is None else layer.bias.contiguous()
-    shift = None if bias is None else bias.data_ptr()
-    finish = Finish(shift, None, ACTIVATIONS[layer.activation], int(layer.late))
+    bias, finish = _ending(layer)
     product = Product(tiles=way.tiles, threads=torch.get_num_threads())
     frame = Frame(product, finish, place)
     if layer.kind == "linear":
         return _linear(layer, way, source, frame, bias)
+    if layer.parts is not None:
+        return _pair(layer.parts, way, source, frame, bias)
     images, channels, high, wide = source.shape
     product.images, product.columns = images, high * wide
     product.x_image, product.x_pitch = channels * source.plane, source.plane
@@ -108,6 +108,12 @@ def step_of(layer: Layer, way: Way, source: Place, place: Place) -> Step | None:
     return _convolution(layer, way, window, frame, bias)
 
 
+def _ending(layer: Layer) -> tuple[Tensor | None, Finish]:
+    bias = None if layer.bias is None else layer.bias.contiguous()
+    shift = None if bias is None else bias.data_ptr()
+    return bias, Finish(shift, None, ACTIVATIONS[layer.activation], int(layer.late))
+
+
 def _convolution(
     layer: Layer, way: Way, window: Window, frame: Frame, bias: Tensor | None
 ) -> Step | None:
@@ -123,6 +129,31 @@ def _convolution(
     blocks = _blocks(layer, flat, way.block)
     kind = "spmm" if layer.geometry.is_product else "conv"
     return Step(kind, frame, _matrix(blocks), window=window, kept=(blocks, bias))
+
+
+def _pair(
+    parts: tuple[Layer, Layer], way: Way, source: Place, frame: Frame, bias: Tensor | None
+) -> Step:
+    """Two layers, `way.rows` channels of what lies between them at a time."""
+    first, second = parts
+    assert first.weight is not None  # noqa: S101 - both are convolutions
+    assert second.weight is not None  # noqa: S101 - the same
+    assert second.geometry is not None  # noqa: S101 - the same
+    images, channels, high, wide = source.shape
+    product, _, place = frame
+    product.images, product.x_image, product.x_pitch = images, channels * source.plane, source.plane
+    product.columns = place.shape[2] * place.shape[3]
+    product.y_image, product.y_pitch = place.stride[0], place.plane
+    product.in_place = _SLACK if source.ours else _WHOLE
+    window = window_of(second.geometry, (place.shape[1], high, wide))
+    window.out_y, window.out_x = place.shape[2:]
+    flat = first.weight.reshape(first.weight.shape[0], -1).contiguous()
+    blocks = blocks_of(flat, way.block, way.rows)
+    matrix, (shift, inner) = _matrix(blocks), _ending(first)
+    weight = second.weight.contiguous()
+    told = (addressof(matrix), addressof(inner), high * wide, way.rows, weight.data_ptr())
+    kept = (matrix, inner, blocks, shift, weight, bias)
+    return Step("pair", frame, Pair(*told), window=window, kept=kept)
 
 
 def _linear(layer: Layer, way: Way, source: Place, frame: Frame, bias: Tensor | None) -> Step:

@@ -77,8 +77,18 @@ class Window(Structure):
 
 KINDS = (
     "spmm", "linear", "conv", "direct", "depthwise", "largest", "mean", "gemv", "gemv_mask",
+    "pair",
 )  # fmt: skip
 """Of a stage, as stage.h numbers them."""
+
+
+class Pair(Structure):
+    """`pair` of stage.h."""
+
+    _fields_ = [
+        ("matrix", c_void_p), ("finish", c_void_p), ("columns", c_int64), ("each", c_int64),
+        ("weight", c_void_p),
+    ]  # fmt: skip
 
 
 class Stage(Structure):

@@ -14,6 +14,7 @@ static int done(const stage *s) {
     case MEAN: return excise_mean(p);
     case GEMV: return excise_gemv(s->weight, p->x, p->y, s->f, p->threads);
     case GEMV_MASK: return excise_gemv_mask(s->weight, p->x, p->y, s->f, p->threads);
+    case PAIR: return excise_pair(s->weight, p, s->g, s->f);
     default: return 1;
     }
 }

@@ -15,7 +15,16 @@ int excise_mean(const product *);
 int excise_gemv(const matrix *, const float *, float *, const finish *, int64_t);
 int excise_gemv_mask(const bitmask *, const float *, float *, const finish *, int64_t);
 
-enum { SPMM, LINEAR, CONV, DIRECT, DEPTHWISE, LARGEST, MEAN, GEMV, GEMV_MASK };
+typedef struct { /* a 1x1 convolution and the depthwise one that alone reads it */
+    const matrix *a;
+    const finish *f;       /* of the first */
+    int64_t columns, each; /* of the first; channels at a time: a number of whole spans */
+    const float *weight;   /* of the second */
+} pair;
+
+int excise_pair(const pair *, const product *, const window *, const finish *);
+
+enum { SPMM, LINEAR, CONV, DIRECT, DEPTHWISE, LARGEST, MEAN, GEMV, GEMV_MASK, PAIR };
 
 typedef struct {
     int64_t kind;
