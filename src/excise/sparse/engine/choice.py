@@ -31,6 +31,7 @@ _GROUPS = (8, 16, 32, 64, 128)  # channels at a time
 _CACHE = 1 << 20  # bytes of what lies between the two of a pair: half of a second-level cache
 _ENOUGH = 2e8  # multiply-adds of the dense layer: one call on so many tells what is fastest
 _LONGEST_S = 0.4  # for the rounds of a layer, once each way has run twice
+_PATIENCE_S = 1.5  # for a layer in all: where threads wait for each other, a call may take long
 _DENSE = Way("dense")
 Call = Callable[..., Tensor]
 
@@ -154,6 +155,8 @@ def timed(
         if turn > 1 and time.perf_counter() - begun > _LONGEST_S:
             break
         for i, (_, call) in enumerate(calls):
+            if time.perf_counter() - begun > _PATIENCE_S:
+                break
             if turn < 2 or least[i] <= _HOPELESS * min(least):  # noqa: PLR2004 - one to warm up
                 start = time.perf_counter()
                 call(x, residual)
