@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 
+from excise.sparse.engine import step
 from excise.sparse.kernels import library as libraries
 from excise.sparse.kernels import product
 from excise.sparse.kernels.library import Library, _loaded
 from tests.sparse.case import (
     CONVS,
     LINEARS,
+    PAIRS,
     PLANES,
     check_conv,
     check_gemv,
     check_linear,
+    check_pair,
     check_planes,
 )
 from tests.sparse.test_bfloat import check as check_short
@@ -32,7 +35,8 @@ def main(path: str) -> None:
         return True
 
     found: Any = _loaded(sys.argv[2], Path(path), runs)
-    setattr(product, "library", lambda: found)  # noqa: B010 - the kernels ask it which to run
+    for asking in (product, step):  # they ask it which to run
+        setattr(asking, "library", lambda: found)  # noqa: B010
     torch.manual_seed(0)
     for case in LINEARS:
         check_linear(*case)
@@ -42,6 +46,8 @@ def main(path: str) -> None:
         check_conv(*conv)
     for planes in PLANES:
         check_planes(*planes)
+    for pair in PAIRS:
+        check_pair(*pair)
     sys.stdout.write("clean\n")
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from excise.sparse import reference
+from excise.sparse.engine.choice import _space
+from excise.sparse.engine.layout import Place
+from excise.sparse.engine.pattern import Layer
+from excise.sparse.engine.step import step_of
 from excise.sparse.kernels import (
     Ending,
     Geometry,
@@ -20,6 +26,7 @@ from excise.sparse.kernels import (
     linear,
     mean,
 )
+from excise.sparse.layer import Way
 
 LINEARS = [  # rows, columns, tokens, block, tiles
     (1, 1, 1, 1, 1), (5, 7, 3, 4, 1), (33, 130, 17, 64, 2), (64, 300, 129, 128, 3),
@@ -35,6 +42,11 @@ PLANES = [  # images, channels, high, wide, kernel, stride, padding, dilation
     (1, 3, 9, 9, 3, 1, 1, 1), (2, 5, 14, 15, 3, 2, 1, 1), (1, 2, 40, 37, 5, 1, 2, 1),
     (1, 4, 23, 20, 5, 2, 2, 1), (1, 3, 17, 33, 7, 1, 3, 1), (2, 3, 12, 9, 3, 1, 2, 2),
     (1, 2, 10, 50, 2, 3, 0, 1), (3, 4, 7, 7, 3, 1, 1, 1), (1, 1, 1, 1, 1, 1, 0, 1),
+]  # fmt: skip
+PAIRS = [  # images, channels, high, wide, rows, kernel, stride, tiles, block, channels at a time
+    (1, 6, 9, 9, 20, 3, 1, 2, 4, 8), (2, 16, 14, 15, 33, 3, 2, 8, 64, 16),
+    (1, 5, 7, 7, 3, 5, 1, 4, 9, 8), (1, 9, 20, 23, 12, 5, 2, 3, 16, 4),
+    (2, 4, 8, 8, 10, 2, 1, 4, 8, 32), (1, 8, 13, 30, 9, 7, 1, 6, 8, 2),
 ]  # fmt: skip
 _CLOSE = 1e-5  # of the sum of magnitudes that went into an output
 
@@ -127,3 +139,39 @@ def check_planes(  # noqa: PLR0917 - a row of the table above
         x[0, 0, 0, 0] = float("nan")
         found, wanted = largest(x, geometry), reference.largest(x, geometry)
         assert torch.equal(found.nan_to_num(7), wanted.nan_to_num(7))
+
+
+def check_pair(  # noqa: PLR0917 - a row of the table above
+    images: int, channels: int, high: int, wide: int, rows: int,
+    kernel: int, stride: int, tiles: int, block: int, each: int,
+) -> None:  # fmt: skip
+    """A 1x1 convolution and a depthwise one in one call, with planes in one piece and apart."""
+    one = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
+    two = Geometry(*[(n, n) for n in (kernel, stride, kernel // 2, 1)])
+    weight, deep = sparse(rows, channels), torch.randn(rows, 1, kernel, kernel)
+    bias, shift, x = torch.randn(rows), torch.randn(rows), torch.randn(images, channels, high, wide)
+    shaped = weight.view(rows, channels, 1, 1)
+    between = reference.conv2d(shaped, x, one, Ending(bias, activation="relu6"))
+    size = float(reference.depthwise(deep.abs(), between.abs(), two, Ending()).max()) + 1
+    for ending in endings(reference.depthwise(deep, between, two, Ending(shift)), rows):
+        wanted = reference.depthwise(deep, between, two, ending)
+        node: Any = None
+        first = Layer("conv", node, node, one, shaped, bias, activation="relu6")
+        second = Layer("depthwise", node, node, two, deep, ending.bias)
+        pair = Layer(
+            "pair", node, node, two, shaped, ending.bias, node, ending.activation, ending.late,
+            parts=(first, second),
+        )  # fmt: skip
+        for apart in (False, True):
+            source, place = _lying(x.shape, apart=apart), _lying(wanted.shape, apart=apart)
+            step = step_of(pair, Way("pair", tiles, block, rows=each), source, place)
+            assert step is not None
+            step.out = _space(place)
+            given = [t for t in (x, ending.residual) if t is not None]
+            spaces = [_space(p).copy_(t) for p, t in zip((source, place), given, strict=False)]
+            agree(step(*spaces), wanted, size)
+
+
+def _lying(shape: tuple[int, ...], *, apart: bool) -> Place:
+    floats = shape[2] * shape[3]
+    return Place(tuple(shape), -(-floats // 16) * 16 if apart else floats, apart)

@@ -22,7 +22,7 @@ from excise.sparse import SparseConv2d, SparseLinear, carry
 from excise.sparse.engine import backend, compiled, excise, program
 from excise.sparse.engine.choice import made, ways
 from excise.sparse.kernels import Library, Missing, library
-from tests.sparse.network import NETWORKS, Residual, zeroed
+from tests.sparse.network import NETWORKS, Mobile, Residual, zeroed
 
 pytestmark = pytest.mark.skipif(
     not isinstance(library(), Library), reason="the kernels were not compiled here"
@@ -41,7 +41,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         plans.append((layer.kind, layer.activation, layer.residual is not None, applying[-1].kind))
         return applying[-1]
 
+    def pays(pair: Any, source: Any, _: Any, place: Any) -> Any:
+        plans.append((pair.kind, pair.activation, pair.residual is not None, "pair"))
+        return list(ways(pair, source, place))[-1]
+
     monkeypatch.setattr(program, "chosen", last)
+    monkeypatch.setattr(program, "paying", pays)
     monkeypatch.setattr(backend.Faster, "_wins", lambda *_: True)
     yield plans
     torch._dynamo.reset()
@@ -64,13 +69,15 @@ def agree(found: Any, wanted: Any) -> None:
 def test_it_computes_what_the_model_computes(
     name: str, pick: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the first way of each layer (dense) up to the last; the second call reuses memory."""
+    """For the first way of each layer (dense, none in pairs) up to the last; calls reuse memory."""
 
     def picked(layer: Any, source: Any, place: Any) -> Any:
         applying = [w for w in ways(layer, source, place) if made(layer, w, source, place)]
         return applying[max(-len(applying), min(pick, len(applying) - 1))]
 
     monkeypatch.setattr(program, "chosen", picked)
+    if not pick:
+        monkeypatch.setattr(program, "paying", lambda *_: None)
     build, give = NETWORKS[name]
     model = zeroed(build())
     fast = compile_(model)
@@ -99,6 +106,15 @@ def test_every_network_is_planned_for(name: str, fresh: list[Any]) -> None:
     with torch.no_grad():
         compile_(zeroed(build()))(give(1))
     assert fresh
+
+
+def test_a_pair_is_one_layer(fresh: list[Any]) -> None:
+    model, x = zeroed(Mobile()), torch.randn(1, 3, 40, 44)
+    with torch.no_grad():
+        agree(compile_(model)(x), model(x))
+    kinds = [kind for kind, *_ in fresh]
+    assert kinds.count("pair") == 1
+    assert kinds.count("depthwise") == 1  # the one that reads what is no product
 
 
 class Masked(nn.Module):

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from excise.sparse import reference
+from excise.sparse.engine import step
 from excise.sparse.kernels import (
     Ending,
     Library,
@@ -31,10 +32,12 @@ from excise.sparse.kernels.library import FOLDER, _loaded
 from tests.sparse.case import (
     CONVS,
     LINEARS,
+    PAIRS,
     PLANES,
     check_conv,
     check_gemv,
     check_linear,
+    check_pair,
     check_planes,
     sparse,
 )
@@ -54,6 +57,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if not found:
         pytest.skip(f"no {request.param} here")
     monkeypatch.setattr(product, "library", lambda: found)
+    monkeypatch.setattr(step, "library", lambda: found)
     return request.param
 
 
@@ -71,6 +75,8 @@ def test_kernels_agree_with_torch(instructions: str, threads: int) -> None:
             check_conv(*conv)
         for planes in PLANES:
             check_planes(*planes)
+        for pair in PAIRS:
+            check_pair(*pair)
     finally:
         torch.set_num_threads(before)
 
@@ -108,6 +114,19 @@ def test_any_convolution(case: tuple[int, ...]) -> None:
 def test_any_planes(case: tuple[int, ...]) -> None:
     torch.manual_seed(sum(case))
     check_planes(*case)
+
+
+@settings(max_examples=30)
+@given(
+    st.tuples(
+        st.integers(1, 2), st.integers(1, 9), st.integers(9, 30), st.integers(9, 30),
+        st.integers(1, 40), st.integers(1, 5), st.integers(1, 3), st.integers(1, 8),
+        st.integers(1, 12), st.integers(1, 20),
+    )
+)  # fmt: skip
+def test_any_pair(case: tuple[int, ...]) -> None:
+    torch.manual_seed(sum(case))
+    check_pair(*case)
 
 
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 300), st.integers(0, 99))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,8 +26,12 @@ _TILES = (
     (8, 128),
 )  # fmt: skip
 _UNFOLDED = ((4, 128), (4, 192), (6, 96), (8, 64))  # vectors of a tile, columns of a block
+_PAIRED = ((4, 128), (4, 256), (6, 96), (6, 128), (8, 64), (8, 128))
+_GROUPS = (8, 16, 32, 64, 128)  # channels at a time
+_CACHE = 1 << 20  # bytes of what lies between the two of a pair: half of a second-level cache
 _ENOUGH = 2e8  # multiply-adds of the dense layer: one call on so many tells what is fastest
 _LONGEST_S = 0.4  # for the rounds of a layer, once each way has run twice
+_PATIENCE_S = 1.5  # for a layer in all: where threads wait for each other, a call may take long
 _DENSE = Way("dense")
 Call = Callable[..., Tensor]
 
@@ -72,6 +76,9 @@ def ways(layer: Layer, source: Place, place: Place) -> Iterator[Way]:
     """The ways worth timing."""
     found = library()
     assert isinstance(found, Library)  # noqa: S101 - the backend asks before it plans
+    if layer.parts is not None:
+        yield from _pairs(place.shape[1], source.shape[2] * source.shape[3], found.lanes)
+        return
     if layer.kind not in {"conv", "linear"}:
         yield Way("plane")
         return
@@ -98,6 +105,15 @@ def ways(layer: Layer, source: Place, place: Place) -> Iterator[Way]:
     yield from _products(columns, found.lanes, _UNFOLDED)
 
 
+def _pairs(channels: int, columns: int, lanes: int) -> Iterator[Way]:
+    vectors = -(-columns // lanes)
+    most = max(_GROUPS[0], _CACHE // (4 * lanes * vectors))
+    for tiles, block in dict.fromkeys((min(t, vectors), b) for t, b in _PAIRED):
+        for group in _GROUPS:
+            if group <= most and group < max(2 * channels, _GROUPS[0] + 1):
+                yield Way("pair", tiles, block, rows=group)
+
+
 def _products(columns: int, lanes: int, sizes: tuple[tuple[int, int], ...]) -> Iterator[Way]:
     vectors = -(-columns // lanes)
     yield from dict.fromkeys(Way("tiles", min(tiles, vectors), block) for tiles, block in sizes)
@@ -109,10 +125,21 @@ def made(layer: Layer, way: Way, source: Place, place: Place) -> Step | Dense | 
 
 
 def chosen(layer: Layer, source: Place, place: Place) -> Way:
-    """The fastest way, by rounds in which all take turns; on a part of a large batch."""
+    """The fastest way."""
     candidates = list(ways(layer, source, place))
     if len(candidates) == 1:
         return candidates[0]
+    return timed(layer, candidates, source, place)[0]
+
+
+def timed(
+    layer: Layer, candidates: Sequence[Way], source: Place, place: Place
+) -> tuple[Way, float]:
+    """The fastest way and its seconds, by rounds in which all take turns.
+
+    Of a large batch a part is timed.
+    """
+    whole = source.shape[0]
     source, place = _part(layer, source, place)
     x, out = _space(source).normal_(), _space(place)
     residual = None if layer.residual is None else _space(place).normal_()
@@ -121,8 +148,6 @@ def chosen(layer: Layer, source: Place, place: Place) -> Way:
         call = made(layer, way, source, place)
         if call is not None:
             call.out = out
-            if isinstance(call, Step):
-                call.loose = False
             calls.append((way, call))
     least = [float("inf")] * len(calls)
     begun = time.perf_counter()
@@ -130,19 +155,23 @@ def chosen(layer: Layer, source: Place, place: Place) -> Way:
         if turn > 1 and time.perf_counter() - begun > _LONGEST_S:
             break
         for i, (_, call) in enumerate(calls):
+            if time.perf_counter() - begun > _PATIENCE_S:
+                break
             if turn < 2 or least[i] <= _HOPELESS * min(least):  # noqa: PLR2004 - one to warm up
                 start = time.perf_counter()
                 call(x, residual)
                 least[i] = min(least[i], time.perf_counter() - start)
-    return calls[min(range(len(calls)), key=least.__getitem__)][0]
+    best = min(range(len(calls)), key=least.__getitem__)
+    return calls[best][0], least[best] * whole / source.shape[0]
 
 
 def _part(layer: Layer, source: Place, place: Place) -> tuple[Place, Place]:
     """Fewer images or tokens, where there are more than it takes."""
-    assert layer.weight is not None  # noqa: S101 - what has several ways has one
-    work = layer.weight.numel() * source.floats / layer.weight.shape[1]
+    assert layer.weight is not None  # noqa: S101 - what is timed has one
     whole = source.shape[0]
-    if layer.kind == "conv":
+    if layer.kind == "linear":
+        work = layer.weight.numel() * source.floats / layer.weight.shape[1]
+    else:
         work = layer.weight.numel() * whole * place.shape[2] * place.shape[3]
     count = max(1, min(whole, int(whole * _ENOUGH / work)))
     if layer.kind == "linear" and source.shape[:-1] != place.shape[:-1]:

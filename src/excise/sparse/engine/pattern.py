@@ -30,7 +30,8 @@ class Layer:
     """A layer and its ending: `activation(norm(layer(x)) + residual)`, or the sum last if `late`.
 
     Attributes:
-        kind: "conv", "depthwise", "linear", "largest" or "mean".
+        kind: "conv", "depthwise", "linear", "largest", "mean"; "pair" of a 1x1 convolution and the
+            depthwise one that reads it.
         source: what it reads.
         tail: the last node that it replaces; the step stands in its place.
         geometry: of a convolution or a window.
@@ -41,6 +42,7 @@ class Layer:
         late: the residual is added after the activation.
         nodes: all that it replaces, in order.
         blocks: the weight as products read it, by the columns of a block; made when asked for.
+        parts: both of a pair. Its weight is that of the first, all else that of the second.
     """
 
     kind: str
@@ -54,6 +56,7 @@ class Layer:
     late: bool = False
     nodes: list[fx.Node] = field(default_factory=list)
     blocks: dict[int, Blocks] = field(default_factory=dict)
+    parts: tuple[Layer, Layer] | None = None
 
 
 def layers_of(graph: fx.Graph, facts: Facts) -> Iterator[Layer]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from excise.sparse.candidate import share_of_zeros
 from excise.sparse.engine.choice import Dense, chosen, made
 from excise.sparse.engine.layout import Place, arena_of, place_of, places_of
+from excise.sparse.engine.pair import joined, pairs_of, paying
 from excise.sparse.engine.pattern import Layer, layers_of
 from excise.sparse.engine.record import Facts, recorded
+from excise.sparse.engine.rewrite import rewritten
 from excise.sparse.engine.step import Step
 from excise.sparse.layer import Way
 
-Choices = dict[tuple[Any, ...], Way]
+Choices = dict[tuple[Any, ...], Way | None]
+"""What decides how a layer runs -> how it does; None: a pair does not."""
 
 
 class Chosen(NamedTuple):
@@ -50,38 +53,60 @@ class Program:
         graph = module.graph
         (end,) = (node for node in graph.nodes if node.op == "output")
         out = {facts.root.get(node, node) for node in end.all_input_nodes}
-        layers = list(layers_of(graph, facts))
-        places = places_of(layers, facts, out)
         self._lock = threading.Lock()
         self._threads = torch.get_num_threads()
+        layers = list(layers_of(graph, facts))
+        places = places_of(layers, facts, out)
+        pairs = [
+            pair
+            for pair in pairs_of(layers, facts, out)
+            if self._pays(pair, places, facts, choices)
+        ]
+        layers = joined(layers, pairs)
+        places = places_of(layers, facts, out)
         self.layers: list[Chosen] = []
         self._steps: list[Step | Dense] = []
         steps: dict[fx.Node, Step | Dense] = {}
         for layer in layers:
             source = places.get(layer.source) or place_of(layer.source, facts)
-            step = self._step(layer, source, places[layer.tail], choices)
-            if isinstance(step, Step):
-                step.loose = layer.source not in places
-            steps[layer.tail] = step
+            steps[layer.tail] = self._step(layer, source, places[layer.tail], choices)
         arena = arena_of(graph, facts, places, out, layers)
         for node, step in steps.items():
             step.out = arena.get(node)
-        self._run = _rewritten(module, facts, layers, steps)
+        self._run = rewritten(module, facts, layers, steps)
+
+    def _pays(
+        self, pair: Layer, places: Mapping[fx.Node, Place], facts: Facts, choices: Choices
+    ) -> bool:
+        assert pair.parts is not None  # noqa: S101 - it is a pair
+        source = places.get(pair.source) or place_of(pair.source, facts)
+        place = places[pair.tail]
+        key = self._key(pair, source, place)
+        if key not in choices:
+            choices[key] = paying(pair, source, places[pair.parts[0].tail], place)
+        return choices[key] is not None
 
     def _step(self, layer: Layer, source: Place, place: Place, choices: Choices) -> Step | Dense:
-        zeros = 0.0 if layer.weight is None else share_of_zeros(layer.weight)
-        shape = None if layer.weight is None else tuple(layer.weight.shape)
-        key = (
-            layer.kind, source, place, shape, layer.geometry, round(zeros * 50),
-            layer.residual is None, layer.activation, self._threads,
-        )  # fmt: skip
-        if key not in choices:
-            choices[key] = chosen(layer, source, place)
-        step = made(layer, choices[key], source, place)
+        key = self._key(layer, source, place)
+        way = choices.get(key)
+        if way is None:
+            choices[key] = way = chosen(layer, source, place)
+        step = made(layer, way, source, place)
         assert step is not None  # noqa: S101 - it was timed
         self._steps.append(step)
-        self.layers.append(Chosen(layer.tail.name, layer.kind, zeros, choices[key]))
+        self.layers.append(Chosen(layer.tail.name, layer.kind, _zeros(layer), way))
         return step
+
+    def _key(self, layer: Layer, source: Place, place: Place) -> tuple[Any, ...]:
+        """What decides how a layer runs."""
+        own = [
+            (
+                None if part.weight is None else tuple(part.weight.shape), part.geometry,
+                round(_zeros(part) * 50), part.residual is None, part.activation,
+            )
+            for part in layer.parts or (layer,)
+        ]  # fmt: skip
+        return (layer.kind, source, place, self._threads, *own)
 
     def __call__(self, args: Sequence[Any]) -> Any:
         """Run it; None while another thread does, as they would share its memory."""
@@ -99,58 +124,5 @@ class Program:
             self._lock.release()
 
 
-def _rewritten(
-    module: fx.GraphModule, facts: Facts, layers: list[Layer], steps: dict[fx.Node, Step | Dense]
-) -> Callable[..., Any]:
-    """The graph with one call in the place of each layer, and constants for what is constant."""
-    graph, made_from = fx.Graph(), dict[fx.Node, Any]()
-    gone = {node for layer in layers for node in layer.nodes}
-    by_tail = {layer.tail: layer for layer in layers}
-    root = torch.nn.Module()
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            made_from[node] = graph.placeholder(str(node.target))
-        elif node in facts.number:
-            made_from[node] = facts.number[node]
-        elif node in facts.constant:
-            made_from[node] = _Constant(node.name, facts.constant[node])
-        elif node in by_tail:
-            layer = by_tail[node]
-            read = [layer.source] + ([] if layer.residual is None else [layer.residual])
-            given = tuple(_use(graph, root, made_from, n) for n in read)
-            made_from[node] = graph.call_function(steps[node], given)
-        elif node.op == "output":
-            graph.node_copy(node, lambda n: _given_away(graph, root, made_from, n))
-        elif node not in gone:
-            made_from[node] = graph.node_copy(node, lambda n: _use(graph, root, made_from, n))
-    graph.eliminate_dead_code()
-    return fx.GraphModule(root, graph).forward
-
-
-class _Constant:
-    """A value that is put into the graph where it is first read."""
-
-    def __init__(self, name: str, value: Any) -> None:
-        self.name, self.value = name, value
-
-
-def _use(graph: fx.Graph, root: torch.nn.Module, known: dict[fx.Node, Any], node: fx.Node) -> Any:
-    value = known[node]
-    if not isinstance(value, _Constant):
-        return value
-    if not isinstance(value.value, Tensor):
-        return value.value
-    setattr(root, f"constant_{value.name}", value.value)
-    known[node] = graph.get_attr(f"constant_{value.name}")
-    return known[node]
-
-
-def _given_away(
-    graph: fx.Graph, root: torch.nn.Module, known: dict[fx.Node, Any], node: fx.Node
-) -> Any:
-    """As `_use`; the caller may write to what it receives, so it gets a copy of a constant."""
-    constant = isinstance(known[node], _Constant)
-    value = _use(graph, root, known, node)
-    if constant and isinstance(value, fx.Node):
-        return graph.call_function(torch.ops.aten.clone.default, (value,))
-    return value
+def _zeros(layer: Layer) -> float:
+    return 0.0 if layer.weight is None else share_of_zeros(layer.weight)

@@ -9,14 +9,26 @@ static inline bits of_bits(int32_t x) { return x + (bits){0}; }
 static inline vec chosen(bits mask, vec yes, vec no) {
     return (vec)((mask & (bits)yes) | (~mask & (bits)no));
 }
-/* A NaN compares as false, and stays. */
-static inline vec at_least_zero(vec x) { return (vec)((bits)x & ~(bits)(x < (vec){0})); }
+/* A NaN stays: of two floats that cannot be compared, the instructions for x86 give the second. */
 static inline vec below(vec x, float most) {
+#if LANES == 16
+    return (vec)_mm512_min_ps((__m512)splat(most), (__m512)x);
+#elif LANES == 8
+    return (vec)_mm256_min_ps((__m256)splat(most), (__m256)x);
+#else
     return chosen((bits)(x > splat(most)), splat(most), x);
+#endif
 }
 static inline vec above(vec x, float least) {
+#if LANES == 16
+    return (vec)_mm512_max_ps((__m512)splat(least), (__m512)x);
+#elif LANES == 8
+    return (vec)_mm256_max_ps((__m256)splat(least), (__m256)x);
+#else
     return chosen((bits)(x < splat(least)), splat(least), x);
+#endif
 }
+static inline vec at_least_zero(vec x) { return above(x, 0.0f); }
 
 /* a / b, to a unit in the last place or two; b neither 0 nor infinite. A division takes many times as
  * long as an estimate that is corrected once. */
@@ -108,6 +120,21 @@ static inline float ended_one(float x, const float *residual, const finish *f) {
     if (!residual) return activated_one(x, f->activation);
     if (f->late) return activated_one(x, f->activation) + *residual;
     return activated_one(x + *residual, f->activation);
+}
+
+/* So many floats of a vector, from one to LANES, written. */
+static inline void part_to(float *out, vec x, int64_t n) {
+#if LANES == 16
+    _mm512_mask_storeu_ps(out, (__mmask16)((1u << n) - 1), (__m512)x);
+#else
+    float spill[LANES];
+    if (n >= LANES) {
+        store(out, x);
+        return;
+    }
+    store(spill, x);
+    memcpy(out, spill, 4 * n);
+#endif
 }
 
 /* So many floats of a vector of sums, from one to LANES, ended and written. */

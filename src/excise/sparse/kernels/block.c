@@ -56,7 +56,8 @@ static void finished(const float *sum, int64_t m, const tile *w, const finish *f
 #define ADD(T, sum, j)                                                                             \
     {                                                                                              \
         const float *b = w->b + (int64_t)index[j] * pitch;                                         \
-        const vec x = splat(value[j]);                                                        \
+        __asm__("" : "+r"(b)); /* one register: with two in an address, each load is two steps */  \
+        const vec x = splat(value[j]);                                                             \
         EACH(T) sum[t] += x * load(b + t * LANES);                                                 \
     }
 

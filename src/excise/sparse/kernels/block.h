@@ -20,6 +20,11 @@ typedef void (*block_kernel)(const matrix *, int64_t, int64_t, int64_t, const ti
                              const finish *);
 HIDDEN extern const block_kernel BLOCKS[MOST_TILES + 1]; /* by T; none of no vectors */
 
+/* A tile of a product: rows `from` up to `to` of the weight, `valid` columns of the operand from x on;
+ * what the tile says of its own operand and of the block is filled in. `dense` takes a block of it. */
+HIDDEN void multiply(const matrix *a, const product *p, const finish *f, const float *x, int64_t valid,
+                     int64_t from, int64_t to, tile w, float *dense);
+
 /* How a product is shared out: tiles of outputs, all but equally wide, and pieces of the rows of each. */
 typedef struct {
     int64_t wide, blocks, across, units; /* most floats of a tile; blocks of columns; tiles of an image */

@@ -44,6 +44,13 @@ typedef struct {
     int64_t span;               /* rows are sorted within so many */
 } matrix;
 
+typedef struct { /* the same with a bit for every column */
+    const float *value;
+    const uint64_t *mask;    /* rows x words: a bit for every column, the lowest first */
+    const uint32_t *pointer; /* rows + 1 */
+    int64_t rows, words;
+} bitmask;
+
 typedef struct { /* what happens to an output before it is written */
     const float *bias;     /* one for each row, or null */
     const float *residual; /* laid out as the output, or null */
@@ -80,6 +87,17 @@ typedef struct {
 
 /* Values of `in_place`: never, for whole tiles, or always, as the buffer goes on behind each row. */
 enum { PACKED, WHOLE, SLACK };
+
+/* What lies behind a plane of outputs is read by whole vectors, and never used. It is zero all the same:
+ * numbers too small for their exponent would be slow. */
+static inline void clear_behind(const product *p, float *plane) {
+    for (int64_t n = p->columns; n < p->y_pitch; n++) plane[n] = 0.0f;
+}
+
+static inline void clear_behind_all(const product *p, int64_t planes) {
+    for (int64_t i = 0; p->y_pitch > p->columns && i < p->images; i++)
+        for (int64_t c = 0; c < planes; c++) clear_behind(p, p->y + i * p->y_image + c * p->y_pitch);
+}
 
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -73,5 +73,6 @@ int excise_direct(const matrix *a, const product *p, const window *g, const fini
         free(dense);
         free(partial);
     }
+    clear_behind_all(p, a->rows);
     return failed;
 }

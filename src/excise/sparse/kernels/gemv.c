@@ -50,13 +50,6 @@ int excise_gemv(const matrix *a, const float *x, float *y, const finish *f, int6
     return 0;
 }
 
-typedef struct {
-    const float *value;
-    const uint64_t *mask;    /* rows x words: a bit for every column, the lowest first */
-    const uint32_t *pointer; /* rows + 1 */
-    int64_t rows, words;
-} bitmask;
-
 /* One row: its values spread out to the columns that their bits name. */
 static inline float spread(const float *value, const uint64_t *mask, int64_t words, const float *x) {
 #if defined(__AVX512F__)

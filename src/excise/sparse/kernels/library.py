@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 _NAMES = ("v4", "v3", "base")  # fastest first
 _KERNELS = (
     "spmm", "linear", "conv", "direct", "depthwise", "largest", "mean", "gemv", "gemv_mask",
-    "gemv_short", "gemv_mask_short", "lanes", "dots",
+    "gemv_short", "gemv_mask_short", "run", "lanes", "dots",
 )  # fmt: skip
 _RUNTIMES = r"\S*/lib(?:gomp|omp|iomp5)[^/\s]*\.(?:so|dylib)[^/\s]*"
 
@@ -30,7 +30,7 @@ class Matrix(Structure):
 
 
 class Mask(Structure):
-    """`bitmask` of gemv.c, `short_bitmask` of bfloat.c."""
+    """`bitmask` of common.h, `short_bitmask` of bfloat.c."""
 
     _fields_ = [
         ("value", c_void_p), ("mask", c_void_p), ("pointer", c_void_p),
@@ -72,6 +72,31 @@ class Window(Structure):
         ("kernel_y", c_int64), ("kernel_x", c_int64), ("stride_y", c_int64), ("stride_x", c_int64),
         ("pad_y", c_int64), ("pad_x", c_int64), ("step_y", c_int64), ("step_x", c_int64),
         ("out_y", c_int64), ("out_x", c_int64),
+    ]  # fmt: skip
+
+
+KINDS = (
+    "spmm", "linear", "conv", "direct", "depthwise", "largest", "mean", "gemv", "gemv_mask",
+    "pair",
+)  # fmt: skip
+"""Of a stage, as stage.h numbers them."""
+
+
+class Pair(Structure):
+    """`pair` of stage.h."""
+
+    _fields_ = [
+        ("matrix", c_void_p), ("finish", c_void_p), ("columns", c_int64), ("each", c_int64),
+        ("weight", c_void_p),
+    ]  # fmt: skip
+
+
+class Stage(Structure):
+    """`stage` of stage.h."""
+
+    _fields_ = [
+        ("kind", c_int64), ("weight", c_void_p), ("product", c_void_p), ("window", c_void_p),
+        ("finish", c_void_p), ("rows", c_int64), ("vectors", c_int64),
     ]  # fmt: skip
 
 
@@ -156,6 +181,7 @@ def _loaded(name: str, path: Path, runs: Any) -> Library | None:
     code.excise_gemv_mask_short.argtypes = [
         POINTER(Mask), c_void_p, c_void_p, POINTER(Finish), c_int64, c_int64,
     ]  # fmt: skip
+    code.excise_run.argtypes = [POINTER(Stage), c_int64]
     for kernel in _KERNELS:
         getattr(code, f"excise_{kernel}").restype = c_int
     return Library(name, int(code.excise_lanes()), code, bool(code.excise_dots()))

@@ -71,6 +71,21 @@ static void turned(const float *from, int64_t from_pitch, int64_t rows, int64_t 
 }
 #endif
 
+void multiply(const matrix *a, const product *p, const finish *f, const float *x, int64_t valid,
+              int64_t from, int64_t to, tile w, float *dense) {
+    const int64_t blocks = parts_of(a), wide = w.across * LANES;
+    const int in_place = p->in_place == SLACK || (p->in_place && valid == wide);
+    for (int64_t part = 0; part < blocks; part++, x += a->block * p->x_pitch) {
+        w.b = in_place ? x : dense;
+        w.pitch = in_place ? p->x_pitch : wide;
+        if (!in_place)
+            pack_rows(x, p->x_pitch, at_most(a->block, a->depth - part * a->block), valid, wide, dense);
+        w.first = part == 0;
+        w.last = part == blocks - 1;
+        BLOCKS[w.across](a, part, from, to, &w, f);
+    }
+}
+
 /* y[i] = weight times x[i], both channel-major: x is (images, depth, columns). */
 int excise_spmm(const matrix *a, const product *p, const finish *f) {
     const shares s = shared(a, p->images, p->columns, p);
@@ -83,28 +98,15 @@ int excise_spmm(const matrix *a, const product *p, const finish *f) {
         for (int64_t unit = 0; unit < s.units; unit++) {
             if (failed) continue;
             const int64_t image = unit / s.split / s.across, at = unit / s.split % s.across;
-            const int64_t n = tile_start(&s, at);
+            const int64_t n = tile_start(&s, at), place = image * p->y_image + n;
             const int64_t from = unit % s.split * s.each, to = at_most(a->rows, from + s.each);
             const int64_t valid = at_most(tile_start(&s, at + 1), p->columns) - n;
-            const int vectors = (int)((valid + LANES - 1) / LANES);
-            const float *x = p->x + image * p->x_image + n;
-            tile w = {.partial = partial, .out = p->y + image * p->y_image + n,
-                      .out_pitch = p->y_pitch, .high = 1, .across = vectors, .valid = valid,
-                      .residual = f->residual ? f->residual + image * p->y_image + n : NULL};
-            for (int64_t part = 0; part < s.blocks; part++) {
-                const int64_t k = part * a->block, depth = at_most(a->block, a->depth - k);
-                if (p->in_place == SLACK || (p->in_place && valid == vectors * LANES)) {
-                    w.b = x + k * p->x_pitch;
-                    w.pitch = p->x_pitch;
-                } else {
-                    pack_rows(x + k * p->x_pitch, p->x_pitch, depth, valid, vectors * LANES, dense);
-                    w.b = dense;
-                    w.pitch = vectors * LANES;
-                }
-                w.first = part == 0;
-                w.last = part == s.blocks - 1;
-                BLOCKS[vectors](a, part, from, to, &w, f);
-            }
+            const int64_t vectors = (valid + LANES - 1) / LANES;
+            const int room = n + vectors * LANES <= p->y_pitch; /* for whole vectors */
+            const tile w = {.partial = partial, .out = p->y + place, .out_pitch = p->y_pitch,
+                            .high = 1, .across = vectors, .valid = room ? vectors * LANES : valid,
+                            .residual = f->residual ? f->residual + place : NULL};
+            multiply(a, p, f, p->x + image * p->x_image + n, valid, from, to, w, dense);
         }
         free(dense);
         free(partial);

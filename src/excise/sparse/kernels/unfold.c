@@ -79,5 +79,6 @@ int excise_conv(const matrix *a, const product *p, const window *g, const finish
         }
     }
     free(image);
+    clear_behind_all(p, a->rows);
     return failed;
 }
