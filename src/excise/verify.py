@@ -23,9 +23,11 @@ from excise.plan import Plan, checked, mask
 from excise.surgery import check, remove, shortened
 from excise.trace import Op, Ref
 from excise.trace.choice import Choice, alike, chooses, followed
-from excise.trace.record import Tape, output_leaves, run, widened
+from excise.trace.output import output_leaves
+from excise.trace.run import run
 from excise.trace.skeleton import check as check_model
 from excise.trace.skeleton import copied, named_tensors
+from excise.trace.tape import Tape, widened
 from excise.trace.wide import wider
 
 TOLERANCE = 1e-9
