@@ -18,7 +18,7 @@ from torch import nn
 
 import excise
 from excise.axes import leaves
-from excise.trace.record import output_leaves
+from excise.trace.output import output_leaves
 
 KEEP_MACS = 0.5
 MOST = 0.9

@@ -19,7 +19,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from excise.trace.record import output_leaves
+from excise.trace.output import output_leaves
 
 Loss = Callable[[nn.Module, Any, Any], Tensor]
 """(model, args of a batch, target) -> the loss of each sample."""

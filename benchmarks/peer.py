@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import excise
 from excise.axes import Axis, flat
 from excise.budget import build
-from excise.trace.record import output_leaves
+from excise.trace.output import output_leaves
 from excise.trace.skeleton import copied
 
 RATIO = 1 - 0.5**0.5

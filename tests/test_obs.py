@@ -16,7 +16,7 @@ from excise.refit import refit
 from excise.scores import probe
 from excise.scores.curve import Curve
 from excise.scores.obs import Level, obs
-from excise.trace.record import run
+from excise.trace.run import run
 from tests.calibration.network import doubled
 from tests.recover.network import Cached
 

@@ -21,7 +21,7 @@ import torch
 import vision
 from torch import Tensor, nn
 
-from excise.trace.record import output_leaves
+from excise.trace.output import output_leaves
 
 DATA = Path(__file__).parents[1] / "data" / "transformers_families.json"
 LARGEST = 12_000_000  # parameters; a family that stays larger has fixed sizes that are not small

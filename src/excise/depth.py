@@ -14,8 +14,9 @@ from excise.graph import AxisGraph, traced
 from excise.measure.latency import evaluated
 from excise.plan import BranchCut, Plan
 from excise.ranks import jointly
+from excise.refit.limit import DEFAULT_HELD_BYTES, DEFAULT_ROWS
 from excise.refit.pair import pair
-from excise.refit.refit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, Work
+from excise.refit.work import Work
 from excise.scores import Curves
 from excise.scores.probe import distance, outputs, results
 from excise.surgery import remove

@@ -22,7 +22,7 @@ from excise.errors import InvalidTargetError, UnreachableTargetError
 from excise.graph import AxisGraph, trace
 from excise.measure import Measurement
 from excise.plan import Plan
-from excise.prune import scored
+from excise.prune.criterion import scored
 from excise.ranks import jointly, present, together
 from excise.refit import Refit, refit
 from excise.report import Report

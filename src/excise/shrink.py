@@ -22,7 +22,7 @@ from excise.measure import Measurement, file_bytes, memory_bytes, params
 from excise.measure import latency as time_passes
 from excise.plan import Plan
 from excise.report import Report
-from excise.verify import Wide
+from excise.verify.tape import Wide
 
 TOLERANCE64 = 1e-12
 TOLERANCE = 1e-5

@@ -12,7 +12,7 @@ import excise
 from excise.calibration import Batch, Consumer, Follower, batches, by_op, consumers, watch
 from excise.calibration.call import Call
 from excise.scores.probe import Change, outputs, results
-from excise.trace.record import run
+from excise.trace.run import run
 from tests.calibration.recurrent import LENGTHS, Sequences, sequences, walked
 
 KINDS: dict[str, dict[str, Any]] = {

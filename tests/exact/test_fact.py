@@ -19,7 +19,7 @@ from excise.exact.fact import Fact
 from excise.exact.knowledge import Knowledge, learn
 from excise.exact.mask import duplicate
 from excise.exact.program import OPAQUE
-from excise.trace.record import run
+from excise.trace.run import run
 from tests.exact.network import silence
 from tests.strategies import Network, networks
 

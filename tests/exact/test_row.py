@@ -26,7 +26,8 @@ from excise.exact.knowledge import _effect, learn
 from excise.exact.pointwise import RANDOM
 from excise.exact.program import OPAQUE
 from excise.exact.recurrent import Recurrent
-from excise.trace.record import Tape, run
+from excise.trace.run import run
+from excise.trace.tape import Tape
 from tests.rules.cases import CASES
 from tests.rules.oracle import Wrapped
 

@@ -165,7 +165,8 @@ EQUAL: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def choosing_for_itself(data: Any) -> dict[str, Any]:
     """Each rank measures something else, and asks its own criterion."""
-    module: Any = importlib.import_module("excise.prune")
+    work: Any = importlib.import_module("excise.prune.work")
+    prune: Any = importlib.import_module("excise.prune.prune")
     rank = present().rank if distributed.get_rank() < 0 else distributed.get_rank()
 
     def measured(
@@ -179,14 +180,14 @@ def choosing_for_itself(data: Any) -> dict[str, Any]:
     def criterion(model: nn.Module, graph: Any) -> Any:
         return excise.scores.random(model, graph, seed=rank)
 
-    real, report = module._timed, module._report
-    module._timed, module._report = measured, lambda *_, **__: None
+    real, report = work.attempted, prune.reported
+    work.attempted, prune.reported = measured, lambda *_, **__: None
     try:
         found = excise.prune(
             network(), data[0][:2], speedup=1.5, criterion=criterion, calibration=data
         )
     finally:
-        module._timed, module._report = real, report
+        work.attempted, prune.reported = real, report
     return {**flat(found.model), "plan": found.plan.to_json()}
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import excise
 from excise.calibration import batches, consumers
 from excise.refit import refit
-from excise.refit.refit import Work
+from excise.refit.work import Work
 from tests.calibration.recurrent import Sequences, sequences
 from tests.calibration.test_recurrent import KINDS, inputs
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from excise.trace import record
-from excise.trace.record import Recorder, trace_on
+from excise.trace.record import trace_on
+from excise.trace.recorder import Recorder
 from excise.trace.skeleton import copied
 
-MODULE = sys.modules["excise.trace.record"]
+MODULE = sys.modules["excise.trace.recorder"]
 
 
 class Deep(nn.Module):

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten
 from excise.errors import ExampleError
 from excise.graph import AxisGraph
 from excise.trace import Op, Ref, skeleton
-from excise.trace.record import Tape, run, widened
+from excise.trace.run import run
+from excise.trace.tape import Tape, widened
 from excise.trace.wide import wider
 
 

@@ -13,7 +13,8 @@ from excise.errors import ExampleError
 from excise.graph import AxisGraph, infer
 from excise.layers import Bypassed, stand_ins
 from excise.trace import Trace, skeleton, uncollected
-from excise.trace.record import Recorder, trace_on
+from excise.trace.record import trace_on
+from excise.trace.recorder import Recorder
 from excise.trace.rehearsal import Stage
 from excise.trace.replay import Replay
 

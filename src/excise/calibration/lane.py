@@ -25,8 +25,10 @@ from excise.calibration.freed import give_back
 from excise.calibration.path import Follower
 from excise.errors import ExampleError
 from excise.trace import Op
-from excise.trace.record import Tape, run, settled
+from excise.trace.run import run
+from excise.trace.setting import settled
 from excise.trace.skeleton import copied, named_tensors
+from excise.trace.tape import Tape
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from excise.errors import ExampleError
 from excise.trace import Op
-from excise.trace.record import Tape
+from excise.trace.tape import Tape
 
 
 class Follower(Tape):

@@ -15,7 +15,7 @@ from excise.calibration.moment import Moments, thinned
 from excise.calibration.path import Follower
 from excise.calibration.progress import told
 from excise.trace import Op
-from excise.trace.record import run
+from excise.trace.run import run
 from excise.trace.skeleton import copied, named_tensors
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from excise.exact.equal import Trial, outputs
 from excise.exact.live import Liveness
 from excise.trace import Op
-from excise.trace.record import Tape
+from excise.trace.tape import Tape
 
 
 class Listener(Tape):

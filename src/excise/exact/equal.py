@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_map_only
 
 from excise.errors import TraceError
-from excise.trace.record import Tape, output_leaves, run
+from excise.trace.output import output_leaves
+from excise.trace.run import run
+from excise.trace.tape import Tape
 
 _LARGE = 1e3
 _SMALL_MAP = 64

@@ -15,7 +15,8 @@ from excise.errors import MeasureError
 from excise.graph import AxisGraph
 from excise.measure.latency import evaluated
 from excise.trace import Op, Ref, skeleton
-from excise.trace.record import Tape, run
+from excise.trace.run import run
+from excise.trace.tape import Tape
 
 
 class Life(NamedTuple):

@@ -18,7 +18,8 @@ from excise.errors import MeasureError
 from excise.graph import AxisGraph
 from excise.rules.table import VIEWS
 from excise.trace import Op, Ref, skeleton
-from excise.trace.record import Tape, run
+from excise.trace.run import run
+from excise.trace.tape import Tape
 
 _FREE = VIEWS | {"empty", "empty_like", "new_empty", "as_strided", "alias", "detach"}
 """Operations that move no data."""

@@ -17,7 +17,7 @@ from excise.plan import Plan
 from excise.recover.boundary import Boundary, boundaries
 from excise.refit.pair import pair
 from excise.trace import Op
-from excise.trace.record import run
+from excise.trace.run import run
 from excise.trace.skeleton import copied, named_tensors
 
 _Cuts = list[tuple[int, Tensor]]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from excise.errors import CalibrationError
-from excise.trace.record import output_leaves
+from excise.trace.output import output_leaves
 
 
 def distill_loss(

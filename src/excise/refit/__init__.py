@@ -1,6 +1,8 @@
 """Compensation: consumers of removed units are refitted on calibration data, in closed form."""
 
-from excise.refit.refit import DEFAULT_HELD_BYTES, Refit, Repair, check_bytes, refit
+from excise.refit.limit import DEFAULT_HELD_BYTES, check_bytes
+from excise.refit.refit import refit
+from excise.refit.repair import Refit, Repair
 from excise.refit.statistic import recalibrate
 
 __all__ = ["DEFAULT_HELD_BYTES", "Refit", "Repair", "check_bytes", "recalibrate", "refit"]

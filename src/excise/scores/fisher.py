@@ -13,7 +13,7 @@ from excise.errors import CalibrationError
 from excise.graph import AxisGraph
 from excise.ranks import jointly, present
 from excise.scores.scores import Scores, gather
-from excise.trace.record import output_leaves
+from excise.trace.output import output_leaves
 from excise.trace.skeleton import copied, named_tensors
 
 Loss = Callable[[Any], Tensor]

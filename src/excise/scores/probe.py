@@ -18,8 +18,10 @@ from excise.calibration import Batch, Consumer, Moments, by_op, told
 from excise.graph import AxisGraph
 from excise.ranks import present
 from excise.scores.curve import Curve, Curves
-from excise.trace.record import Tape, output_leaves, run
+from excise.trace.output import output_leaves
+from excise.trace.run import run
 from excise.trace.skeleton import copied, named_tensors
+from excise.trace.tape import Tape
 
 _SHARE = 0.3  # of a group's units are taken away in its probe
 _MORE = (0.6, 0.8, 0.95)  # and in those of what recurrent layers read

@@ -13,7 +13,8 @@ from excise.errors import ExampleError
 from excise.trace import skeleton
 from excise.trace.fake import Fakes
 from excise.trace.program import Trace
-from excise.trace.record import Recorder, trace_on
+from excise.trace.record import trace_on
+from excise.trace.recorder import Recorder
 from excise.trace.replay import Replay
 
 

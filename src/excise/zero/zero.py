@@ -17,10 +17,12 @@ from excise.exact import plain
 from excise.graph import traced
 from excise.plan import Plan
 from excise.ranks import jointly, present
+from excise.refit.limit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, check_bytes
 from excise.refit.pair import pair
-from excise.refit.refit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, Repair, Work, check_bytes
+from excise.refit.repair import Repair
 from excise.refit.solve import Solution, relative_error, solve
 from excise.refit.stream import batch_norm_after
+from excise.refit.work import Work
 from excise.zero.allocate import allocated
 from excise.zero.method import METHODS, Layer, Method
 from excise.zero.pattern import Pattern
