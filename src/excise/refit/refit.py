@@ -35,6 +35,7 @@ from excise.plan import Plan
 from excise.ranks import jointly, present
 from excise.refit.admission import bytes_at, joins, needed
 from excise.refit.pair import Pair, pair
+from excise.refit.settle import settle
 from excise.refit.solve import RIDGES, Solution, relative_error, solve
 from excise.refit.statistic import recalibrate_if_better
 from excise.refit.stream import Stream, batch_norm_after, stream_of, unscaled
@@ -101,7 +102,8 @@ def refit(
     Changed: weights of linear layers, convolutions and recurrent layers that read a cut model's
     activations, their biases, and the running mean of a batch norm behind a layer without bias
     (which takes the bias). At the end, running means and variances, if that brings the results on
-    held-out batches nearer.
+    held-out batches nearer; then batch norms are written anew, with the statistics of what they now
+    read and the same function, so that training goes on from it (`settle`).
     Not changed: anything else, any shape, `dense`. A consumer whose error on held-out rows does not
     improve keeps its weights. Both models run in eval mode and get their mode back.
 
@@ -145,6 +147,8 @@ def refit(
         work = Work(pair(before, after, plan), dense, small, plan, rows=rows, weights=weights)
         found = work.run(batches, held_bytes)
         better = weights and recalibrate_if_better(dense, small, batches)
+        if weights:
+            settle(small, batches)
         return replace(found, recalibrated=better)
     finally:
         for module, training in modes:

@@ -134,7 +134,12 @@ def _only_unit_strides(args: tuple[Any, ...]) -> bool:
 
 
 class Tape(TorchDispatchMode):
-    """Sees every dispatched operation, and hands it to `done` with its result."""
+    """Sees every dispatched operation, and hands it to `done` with its result.
+
+    Functions in `aside` run unseen.
+    """
+
+    aside: frozenset[Any] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -335,10 +340,12 @@ class Calls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if _functorch.peek_interpreter_stack() is not None and any(
-            map(_is_mapped, args)
+        aside = func in self.tape.aside
+        if aside or (
+            _functorch.peek_interpreter_stack() is not None and any(map(_is_mapped, args))
         ):  # under `vmap`: the parts are seen below it, unwrapped
-            return func(*args, **kwargs)
+            with self.tape.pause() if aside else contextlib.nullcontext():
+                return func(*args, **kwargs)
         if self.recorder is not None and func == _SHAPE:
             return self.sizes(args[0])
         if self.recorder is not None and name in _TOLD:
