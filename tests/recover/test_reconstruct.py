@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import excise
 from excise.calibration import Batch, batches
-from excise.errors import CalibrationError, InvalidTargetError
+from excise.errors import CalibrationError, ExampleError, InvalidTargetError
 from excise.recover import Blocks, distill_loss, reconstruct
 from excise.refit import refit
 from tests.recover.network import Residual, data, residual
@@ -126,6 +127,62 @@ def test_augmented_batches_reach_both_models() -> None:
     given = [Batch((x,), {}) for x in data(2).split(32)]
     reconstruct(model, small, plan, given, steps=4, augment=augment)
     assert seen == [32] * 4
+
+
+class Normed(nn.Module):
+    """Blocks with a batch norm and dropout, as a module and as a function."""
+
+    def __init__(self, *, deep: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.deep = deep
+        self.stem, self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.norm, self.drop, self.head = nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(8, 4)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        x = self.stem(x)
+        inner = functional.dropout(self.norm(self.up(x)), 0.5, training=self.training) * x.mean()
+        inner = self.drop(self.down(inner))
+        if self.deep and self.training:
+            inner = inner * torch.rand(())
+        out: Tensor = self.head((x + inner).tanh())
+        return out
+
+
+def test_in_train_mode_norms_gather_and_dropout_drops() -> None:
+    model, x = Normed(), data(4)
+    plan = excise.plan_units(excise.trace(model, x[:2]), {"up": range(6)})
+    small = excise.remove(model, plan)
+    blocks = Blocks(model, small, plan, x[:2])
+    still = [blocks.loss(x).item() for _ in range(2)]
+    assert still[0] == still[1]
+    small.train()
+    state = copy.deepcopy(small.norm.state_dict())  # type: ignore[union-attr]
+    torch.manual_seed(3)
+    found = blocks.losses(x, local=False)
+    after = small.norm.state_dict()  # type: ignore[union-attr]
+    assert after["num_batches_tracked"] == 1
+    assert not torch.equal(after["running_mean"], state["running_mean"])
+    torch.manual_seed(3)
+    with torch.no_grad():
+        wanted = model(x)
+        last = (small(x) - wanted).square().mean() / wanted.var(correction=0)
+    assert found[-1].item() == pytest.approx(float(last))
+    assert not any(torch.equal(a, b) for a, b in zip(found, blocks.losses(x), strict=True))
+    assert not model.training
+
+
+def test_another_path_in_train_mode_is_refused_by_name() -> None:
+    model, x = Normed(deep=True), data(4)
+    plan = excise.plan_units(excise.trace(model, x[:2]), {"up": range(6)})
+    small = excise.remove(model, plan)
+    blocks = Blocks(model, small, plan, x[:2])
+    small.train()
+    with pytest.raises(ExampleError, match="eval mode"):
+        blocks.loss(x)
+    small.eval()
+    assert blocks.loss(x).isfinite()
 
 
 def test_it_refuses_what_it_cannot_judge_or_train() -> None:

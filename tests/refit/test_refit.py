@@ -197,3 +197,21 @@ def test_a_post_norm_model_whose_path_depends_on_data() -> None:
     with torch.no_grad():
         wanted, plain, better = (m(x, mask) for m in (model, cut, pruned.model))
     assert float((wanted - better).norm()) < 0.7 * float((wanted - plain).norm())
+
+
+def test_an_error_that_is_rounding_is_left_alone() -> None:
+    kept = 0
+    for seed in range(20):
+        source = torch.Generator().manual_seed(seed)
+        rows = torch.randn(1, 200, 4, dtype=torch.float64, generator=source)
+        rows = torch.cat([rows, rows[..., :2]], 2)  # what two say says nothing of which it is
+        matrix = torch.randn(1, 3, 6, dtype=torch.float64, generator=source)
+        wanted = rows @ matrix.mT + 100.0
+        fit, held = (
+            Moments.of(rows[:, :160], wanted[:, :160]),
+            Moments.of(rows[:, 160:], wanted[:, 160:]),
+        )
+        bias = torch.full((1, 3), 100.0, dtype=torch.float64)
+        kept += solve(fit, held, matrix, bias, centred=True) is None
+        assert solve(fit, held, matrix * 0.9, bias, centred=True) is not None
+    assert kept == 20

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import excise
 from excise.calibration import Batch
-from excise.refit import recalibrate, refit
+from excise.refit import recalibrate, refit, settle
 from excise.refit.statistic import recalibrate_if_better
 from tests.calibration.network import doubled
 
@@ -116,3 +116,68 @@ def test_a_refit_says_whether_norms_were_recalibrated() -> None:
     norm.running_var *= 25
     assert refit(model, small, plan, data).recalibrated
     assert not refit(model, small, plan, data, weights=False).recalibrated
+
+
+class Two(nn.Module):
+    """Two norms with weights, behind a convolution each, one without, and one that is not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.one, self.two = nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 3)
+        self.norm, self.last = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.idle = nn.BatchNorm2d(4)
+        self.bare = nn.BatchNorm2d(4, affine=False)
+        for norm in (self.norm, self.last, self.bare):  # statistics of something else
+            nn.init.normal_(norm.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(norm.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+        for norm in (self.norm, self.last):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class says it
+        out: Tensor = self.bare(self.last(self.two(self.norm(self.one(x)).relu())))
+        return out
+
+
+def test_settled_norms_compute_the_same_with_the_statistics_of_the_data() -> None:
+    model, data = Two(), [Batch((x,), {}) for x in X.split(10)]
+    before, old = model(X), copy.deepcopy(model.state_dict())
+    assert settle(model, data) == 2
+    assert torch.allclose(model(X), before, rtol=0, atol=1e-12)
+    read = model.one(X)
+    assert torch.allclose(model.norm.running_mean, read.mean((0, 2, 3)))  # type: ignore[arg-type]
+    assert torch.allclose(model.norm.running_var, read.var((0, 2, 3)))  # type: ignore[arg-type]
+    read = model.two(model.norm(read).relu())
+    assert torch.allclose(model.last.running_var, read.var((0, 2, 3)))  # type: ignore[arg-type]
+    now = model.state_dict()
+    same = [n for n in old if torch.equal(old[n], now[n])]
+    changed = {f"{n}.{t}" for n in ("norm", "last") for t in ("weight", "bias")}
+    changed |= {f"{n}.{t}" for n in ("norm", "last") for t in ("running_mean", "running_var")}
+    assert set(old) - set(same) == changed
+    raw = Two()
+    for norms in ((model.norm, model.last), (raw.norm, raw.last)):
+        for norm in norms:
+            norm.train()
+    assert (model(X) - before).abs().max() < 0.05 * (raw(X) - before).abs().max()
+
+
+def test_norms_that_share_a_weight_are_not_settled() -> None:
+    model = Two()
+    model.idle.weight = model.norm.weight
+    old = copy.deepcopy(model.norm.state_dict())
+    assert settle(model, [Batch((X,), {})]) == 1
+    assert all(torch.equal(old[name], t) for name, t in model.norm.state_dict().items())
+    assert settle(nn.Linear(3, 3), [Batch((torch.randn(2, 3),), {})]) == 0
+
+
+def test_a_refit_survives_train_mode() -> None:
+    model = doubled()
+    x = torch.randn(64, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    plan = excise.plan_units(excise.trace(model, x[:2]), {"hidden": range(4)})
+    small = excise.remove(model, plan)
+    refit(model, small, plan, [Batch((part,), {}) for part in x.split(8)])
+    with torch.no_grad():
+        wanted = small.eval()(x)
+        assert torch.allclose(small.train()(x), wanted, rtol=0, atol=1e-2 * float(wanted.std()))

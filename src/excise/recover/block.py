@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from excise.axes import leaves
 from excise.budget import kept_indices, read_plan
 from excise.calibration import Follower
-from excise.errors import CalibrationError
+from excise.errors import CalibrationError, ExampleError
 from excise.graph import AxisGraph, traced
 from excise.plan import Plan
 from excise.recover.boundary import Boundary, boundaries
@@ -24,13 +25,32 @@ _Cuts = list[tuple[int, Tensor]]
 """Dimensions of a tensor, with the indices that the cut model still has."""
 
 
+_DROPOUTS = frozenset({
+    functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d,
+    functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout,
+})  # fmt: skip
+
+
 class _Catcher(Follower):
-    """Keeps the tensors at the ends of blocks."""
+    """Keeps the tensors at the ends of blocks.
+
+    What train mode adds to the path in eval mode is run and not counted: dropout, and the batches
+    that a batch norm counts.
+    """
+
+    aside = _DROPOUTS
 
     def __init__(self, ops: Sequence[Op], ends: Mapping[int, Sequence[Boundary]]) -> None:
         super().__init__(ops)
         self.ends = ends
         self.found: dict[Boundary, Tensor] = {}
+
+    def step(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation, if it is the one that the trace has here or counts batches."""
+        expected = self.ops[self.count].name if self.count < len(self.ops) else ""
+        if name == "add_" != expected and not args[0].dim() and not args[0].is_floating_point():
+            return func(*args, **kwargs)
+        return super().step(name, func, args, kwargs)
 
     def visit(self, number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation, and keep what it gives if a block ends there."""
@@ -66,8 +86,12 @@ class Blocks:
             optimizer.step()
 
     A block is what lies between two places where the computation passes through one tensor: a
-    residual block, an attention or an MLP with its stream. Both models are read in eval mode and
-    run in the mode that they are in.
+    residual block, an attention or an MLP with its stream.
+
+    Both models are read in eval mode and run in the mode that they are in. Let the dense one be in
+    eval mode. In train mode the cut one's batch norms use and gather the statistics of batches,
+    which suits long training, and its dropout drops; modules that do something else again (a depth
+    that is drawn at random) are to stay in eval mode.
     """
 
     def __init__(
@@ -119,6 +143,10 @@ class Blocks:
         Returns:
             A scalar whose gradient trains the cut model.
 
+        Raises:
+            ExampleError: a model takes another path than with the example, or in train mode another
+                one than in eval mode.
+
         Source:
             Block by block: ALGORITHMS 3.6; Li et al., "BRECQ", ICLR 2021, sec. 3.2 (for rounding).
             Differs: all blocks at once, each on the others' present outputs.
@@ -145,7 +173,13 @@ class Blocks:
     ) -> dict[Boundary, Tensor]:
         tape = _Catcher(*side)
         shell = copied(model, {id(t): t for _, t in named_tensors(model)})
-        run(shell, tape, inputs, kwargs, grad=grad)
+        try:
+            run(shell, tape, inputs, kwargs, grad=grad)
+        except ExampleError as error:
+            if not any(module.training for module in model.modules()):
+                raise
+            reason = f"{error.reason}, in train mode; put what runs there into eval mode"
+            raise ExampleError(error.module, error.where, reason) from error
         return tape.found
 
 

@@ -20,6 +20,7 @@ from excise.ranks import jointly
 from excise.refit.limit import DEFAULT_HELD_BYTES, DEFAULT_ROWS, check_bytes
 from excise.refit.pair import pair
 from excise.refit.repair import Refit
+from excise.refit.settle import settle
 from excise.refit.statistic import recalibrate_if_better
 from excise.refit.work import Work
 
@@ -40,7 +41,8 @@ def refit(
     Changed: weights of linear layers, convolutions and recurrent layers that read a cut model's
     activations, their biases, and the running mean of a batch norm behind a layer without bias
     (which takes the bias). At the end, running means and variances, if that brings the results on
-    held-out batches nearer.
+    held-out batches nearer; then batch norms are written anew, with the statistics of what they now
+    read and the same function, so that training goes on from it (`settle`).
     Not changed: anything else, any shape, `dense`. A consumer whose error on held-out rows does not
     improve keeps its weights. Both models run in eval mode and get their mode back.
 
@@ -84,6 +86,8 @@ def refit(
         work = Work(pair(before, after, plan), dense, small, plan, rows=rows, weights=weights)
         found = work.run(batches, held_bytes)
         better = weights and recalibrate_if_better(dense, small, batches)
+        if weights:
+            settle(small, batches)
         return replace(found, recalibrated=better)
     finally:
         for module, training in modes:

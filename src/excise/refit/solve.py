@@ -12,6 +12,8 @@ from excise.calibration import Moments
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Regularisation that is tried, in units of the mean feature variance."""
+_NOTHING = torch.finfo(torch.float32).eps
+"""An error of no more than this share of the targets' squares is rounding of their moments."""
 
 
 class Solution(NamedTuple):
@@ -60,6 +62,8 @@ def solve(
     matrix, bias = matrix.to(fit.xx), bias.to(fit.xx)
     spread = _variance(held)
     before = error(held, matrix, bias)
+    if before <= _NOTHING * _size(held):
+        return None
     best: tuple[float, float | None] = (before, -1.0)
     for ridge in (None, *ridges) if centred else ridges:
         candidate = _fitted(fit, matrix, ridge, centred=centred)
@@ -108,6 +112,11 @@ def error(m: Moments, matrix: Tensor, bias: Tensor) -> float:
     made = (matrix @ m.xx * matrix).sum() + 2 * (bias * (matrix @ m.x[:, :, None])[:, :, 0]).sum()
     cross = (matrix.mT * m.xt).sum() + (bias * m.t).sum()
     return float((m.tt.sum() - 2 * cross + made) / m.count + bias.square().sum())
+
+
+def _size(m: Moments) -> float:
+    assert m.tt is not None  # noqa: S101 - for the type checker
+    return float(m.tt.sum()) / m.count
 
 
 def _variance(m: Moments) -> float:

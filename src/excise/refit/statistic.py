@@ -14,7 +14,7 @@ from excise.measure.latency import evaluated
 from excise.ranks import jointly, present
 from excise.scores.probe import distance, outputs, results
 
-_Norm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one name for all of them
+Norm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 - the one name for all of them
 
 
 @jointly
@@ -37,7 +37,7 @@ def recalibrate(model: nn.Module, batches: Sequence[Batch]) -> int:
         ALGORITHMS 3.5: cumulative average, without augmentation; as in Li et al., "EagleEye", ECCV
         2020, sec. 3.3.
     """
-    norms = [m for m in model.modules() if isinstance(m, _Norm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, Norm) and m.running_mean is not None]
     if not norms or (not batches and present().size == 1):
         return len(norms)
     modes = [(module, module.training) for module in model.modules()]
@@ -84,7 +84,7 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
     """A copy of every batch norm's running mean and variance, by name."""
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, _Norm):
+        if isinstance(module, Norm):
             for key in ("running_mean", "running_var"):
                 tensor = getattr(module, key)
                 if tensor is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -85,10 +86,12 @@ class Calls(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if _functorch.peek_interpreter_stack() is not None and any(
-            map(_is_mapped, args)
+        aside = func in self.tape.aside
+        if aside or (
+            _functorch.peek_interpreter_stack() is not None and any(map(_is_mapped, args))
         ):  # under `vmap`: the parts are seen below it, unwrapped
-            return func(*args, **kwargs)
+            with self.tape.pause() if aside else contextlib.nullcontext():
+                return func(*args, **kwargs)
         if self.recorder is not None and func == _SHAPE:
             return self.sizes(args[0])
         if self.recorder is not None and name in _TOLD:

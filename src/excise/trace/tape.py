@@ -20,7 +20,12 @@ _RENAMED = {"_unsafe_view": "view", "_reshape_alias": "view", "reshape": "view"}
 
 
 class Tape(TorchDispatchMode):
-    """Sees every dispatched operation, and hands it to `step`."""
+    """Sees every dispatched operation, and hands it to `step`.
+
+    Functions in `aside` run unseen.
+    """
+
+    aside: frozenset[Any] = frozenset()
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
