@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from excise.sparse.engine.divided import Divided, divided
 from excise.sparse.engine.program import Choices, Program
 from excise.sparse.engine.record import recordable
 
@@ -29,7 +30,7 @@ class Compiled:
         self._plain: Callable[..., Any] = graph.forward
         self._watched = sorted(static)
         self._free: list[int] | None = None
-        self._programs: dict[tuple[Any, ...], Program | None] = {}
+        self._programs: dict[tuple[Any, ...], Program | Divided | None] = {}
         self._choices: Choices = {}
         self._state: State = []
         self._seen: State = []
@@ -61,7 +62,7 @@ class Compiled:
         except RuntimeError:  # made in inference mode: writes are not counted
             return [(t.data_ptr(), 0) for t in watched]
 
-    def _made(self, key: tuple[Any, ...], args: Sequence[Any]) -> Program | None:
+    def _made(self, key: tuple[Any, ...], args: Sequence[Any]) -> Program | Divided | None:
         """A program for these inputs, unless there are too many, or the weights do not stay."""
         now = self._now(args)
         if self._state and now != self._state:
@@ -74,5 +75,13 @@ class Compiled:
         # the detached tensors keep the memory of the weights, so that its address tells them apart
         self._state, self._held = now, [args[i].detach() for i in self._watched]
         program = Program(self.graph, args, self.static, self._choices)
-        self._programs[key] = program if program.layers else None
+        self._programs[key] = self._divided(program, args) if program.layers else None
         return self._programs[key]
+
+    def _divided(self, whole: Program, args: Sequence[Any]) -> Program | Divided:
+        """The same in parts, if that is faster and samples have nothing to do with each other."""
+        parts = divided(self.graph, args, self.static)
+        if parts is None:
+            return whole
+        parts.run = Program(parts.module, parts.part(args, 0), self.static, self._choices)
+        return parts if parts.faster(whole, args) else whole
