@@ -454,7 +454,8 @@ def zeros(found: Any) -> Iterator[str]:
     yield (
         "Zeros in one shot, 512 calibration samples at most, no fine-tuning. Magnitude, Wanda and "
         "SparseGPT with the same share in every layer, as published; excise's default is ADMM "
-        "toward the dense model's outputs."
+        "toward the dense model's outputs. Right answers in %; of stories260k the perplexity per "
+        "token, of minilm Spearman's correlation, of dncnn dB."
     )
     methods = ("magnitude", "wanda", "sparsegpt", "excise")
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
