@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pickle
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from excise.errors import SparseError
-from excise.sparse import SparseConv2d, SparseLinear, Sparsified, Way, sparsify
+from excise.sparse import SparseConv2d, SparseLinear, Sparsified, Way, sparsify, tune
 from excise.sparse.carry import is_compiled
 from excise.sparse.kernels import Library, Missing, library
-from excise.sparse.tune import Timing
+from excise.sparse.tune import Timing, timed
 
 needs_kernels = pytest.mark.skipif(
     not isinstance(library(), Library), reason="the kernels were not compiled here"
@@ -390,3 +391,21 @@ def test_tied_and_hooked_layers_are_left_alone() -> None:
             return out
 
     assert sparsify(Tied(), torch.randn(2, 64)).timings == ()
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 5), (1.0, 2)])
+def test_a_layers_timing_has_an_end(
+    seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[float] = []
+
+    def call(_: Any) -> float:
+        calls.append(1.0)
+        return 1.0
+
+    monkeypatch.setattr(tune, "_seconds", call)
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds * len(calls))
+    layer = masked(nn.Linear(64, 32))
+    sparse, x = SparseLinear.of(layer), torch.randn(5, 64)
+    timed("it", layer, sparse, x)
+    assert len(calls) == rounds * (1 + len(list(tune.ways(sparse, x))))

@@ -22,6 +22,7 @@ from excise.sparse.layer import LENT, Sparse, SparseConv2d, Way
 _ROUNDS = 5
 _HOPELESS = 1.5  # times slower than the fastest in a first round: not tried again
 _MOST_FLOATS = 24576  # of a tile of inputs: twice what a first-level cache holds
+_LONGEST_S = 0.5  # for the rounds of a layer, once each way has run twice: a large batch takes long
 _ROUND_S = 0.004  # a call that is shorter is repeated within a round
 
 
@@ -108,7 +109,10 @@ def timed(name: str, dense: nn.Module, layer: Sparse, x: Tensor) -> Timing:
     """
     candidates = list(ways(layer, x))
     least = [float("inf")] * (len(candidates) + 1)
+    begun = time.perf_counter()
     for turn in range(_ROUNDS):
+        if turn > 1 and time.perf_counter() - begun > _LONGEST_S:
+            break
         least[-1] = min(least[-1], _seconds(lambda: dense(x)))
         for i, way in enumerate(candidates):
             if turn and least[i] > _HOPELESS * min(least):
