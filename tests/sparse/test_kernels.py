@@ -17,8 +17,12 @@ from hypothesis import strategies as st
 
 from excise.sparse import reference
 from excise.sparse.engine import step
+from excise.sparse.engine.layout import Place
+from excise.sparse.engine.pattern import Layer
+from excise.sparse.engine.step import step_of
 from excise.sparse.kernels import (
     Ending,
+    Geometry,
     Library,
     Missing,
     bits_of,
@@ -29,6 +33,7 @@ from excise.sparse.kernels import (
 )
 from excise.sparse.kernels.compile import FLAGS, TARGETS, compile_all, compiler, sources
 from excise.sparse.kernels.library import FOLDER, _loaded
+from excise.sparse.layer import Way
 from tests.sparse.case import (
     CONVS,
     LINEARS,
@@ -164,6 +169,32 @@ def test_activations_over_their_range(instructions: str, name: str) -> None:
     error = (found - wanted).abs() / (1 + wanted.abs())
     assert float(error[:-16].max()) <= 1e-6
     assert bool(found[-16:].isnan().any(1)[-1])
+
+
+@pytest.mark.parametrize("kind", ["conv", "direct", "depthwise", "largest", "pair"])
+def test_what_lies_behind_a_plane_is_cleared(kind: str) -> None:
+    """Whole vectors of it are read by the next layer; what other values left there may be slow."""
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1))
+    node: Any = None
+    deep = Layer("depthwise", node, node, geometry, torch.randn(8, 1, 3, 3))
+    layer, way = deep, Way("plane")
+    if kind == "pair":
+        one = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
+        thin = Layer("conv", node, node, one, sparse(8, 8).view(8, 8, 1, 1))
+        layer = Layer("pair", node, node, geometry, thin.weight, parts=(thin, deep))
+        way = Way("pair", 2, 8, rows=4)
+    elif kind != "depthwise":
+        layer = Layer("conv", node, node, geometry, sparse(8, 72).view(8, 8, 3, 3))
+        layer.kind = "largest" if kind == "largest" else "conv"
+        way = Way("direct", 1, 4, rows=2) if kind == "direct" else Way("tiles", 2, 16)
+    place = Place((2, 8, 5, 5), 32, ours=True)
+    found = step_of(layer, way, place, place)
+    assert found is not None
+    out = torch.full((2, 8, 32), 7.0)
+    found.out = out.as_strided(place.shape, place.stride)
+    found(torch.randn(2, 8, 32).as_strided(place.shape, place.stride))
+    assert not out[..., 25:].any()
+    assert bool((out[..., :25] != 7.0).any())
 
 
 def test_nan_and_infinity_pass_as_in_torch() -> None:

@@ -58,7 +58,9 @@ def compile_all(folder: Path) -> list[Path]:
             ]
             steps.append([*words, "-shared", *link, *parts.values(), "-lm", "-o", str(whole)])
             if all(_done(step) for step in steps):
-                shutil.copy(whole, target)
+                fresh = target.with_suffix(".new")
+                shutil.copy(whole, fresh)
+                fresh.replace(target)  # not written over: whoever has it loaded would crash
                 made.append(target)
     return made
 
