@@ -79,8 +79,10 @@ SETTINGS = {
 DEPTH = "excise, depth"  # whole residual branches may go
 OWN = ("excise", DEPTH, "excise, blocks", "magnitude", "random", "flap")
 BLOCK_STEPS = 100  # of "excise, blocks"
+TOGETHER = "excise, 200 steps"  # of all blocks at once, on the calibration pictures, augmented
 RECOVERED = "excise, 2 epochs of 10,000"  # of recovery on training pictures; no labels
 WHOLE = "excise, 2 epochs of 50,000"  # of all of them, in the folder of `--cifar`
+STEPS, STEPS_RATE = 200, 2e-3
 EPOCHS, RATE, SIZE = 2, 4e-3, 64
 
 
@@ -171,6 +173,11 @@ def cut(
             **budget,
         )
         assert found.verdict is not None  # noqa: S101 - for the type checker
+        if method == TOGETHER:
+            excise.recover.reconstruct(
+                model, found.model, found.plan, subject.batches,
+                steps=STEPS, rate=STEPS_RATE, local=False, augment=augmented(),
+            )  # fmt: skip
         if method in {RECOVERED, WHOLE}:
             raw = pictures(folder if method == WHOLE else "")
             recover(subject, found.model, found.plan, raw)
@@ -235,6 +242,12 @@ def shifted(x: Tensor, source: torch.Generator) -> Tensor:
     each = torch.arange(count)[:, None, None]
     wide = functional.pad(x, (4, 4, 4, 4)).permute(0, 2, 3, 1)
     return wide[each, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).contiguous()
+
+
+def augmented() -> Callable[[Batch], Batch]:
+    """A batch of pictures with each of them shifted and mirrored at random."""
+    source = torch.Generator().manual_seed(0)
+    return lambda batch: batch._replace(args=(shifted(batch.args[0], source),))
 
 
 def pictures(folder: str) -> Tensor:
@@ -309,7 +322,7 @@ def score(item: Any, model: nn.Module, limit: int) -> float:
 def methods(name: str) -> list[str]:
     """Every row's name: excise, plain criteria, each of the peer's locally and globally."""
     chosen = SETTINGS[name].peers or tuple(oneshot_peer.CRITERIA)
-    own = (*OWN, RECOVERED, WHOLE) if name.startswith("resnet") else OWN
+    own = (*OWN, TOGETHER, RECOVERED, WHOLE) if name.startswith("resnet") else OWN
     return [*own, *(f"tp {c}{mode}" for c in chosen for mode in ("", ", global"))]
 
 

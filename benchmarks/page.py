@@ -361,7 +361,8 @@ def oneshot(found: Any) -> Iterator[str]:
         "norms recalibrated on the same samples, FLAP its biases. Where Torch-Pruning's cut of a "
         "whole network does not run, only layers inside blocks were cut (*inside*). *Faster*: "
         "measured in turns with the dense network. *excise, depth*: whole residual branches may "
-        "go. *excise, blocks* adds 100 steps of block reconstruction on the same samples. Rows of "
+        "go. *excise, blocks* adds 100 steps of block reconstruction on the same samples; *200 "
+        "steps*: of all blocks together, the same pictures shifted and mirrored. Rows of "
         "*2 epochs* are no one shot: recovery toward the dense model's blocks and outputs, on "
         "10,000 or all 50,000 training pictures, shifted and mirrored, without labels."
     )

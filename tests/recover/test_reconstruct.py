@@ -142,7 +142,8 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102 - the class says it
         x = self.stem(x)
-        inner = functional.dropout(self.norm(self.up(x)), 0.5, training=self.training) * x.mean()
+        inner = self.norm(self.up(x)).relu()
+        inner = functional.dropout(inner, 0.5, training=self.training) * 2
         inner = self.drop(self.down(inner))
         if self.deep and self.training:
             inner = inner * torch.rand(())
@@ -231,3 +232,37 @@ def test_distillation_trains_the_small_model_alone() -> None:
     assert found.grad is not None
     with pytest.raises(CalibrationError):
         distill_loss(found, wanted[:2])
+
+
+def test_batch_norms_gather_while_blocks_are_trained_together() -> None:
+    model, x = Normed(), data(2, 1280)
+    plan = excise.plan_units(excise.trace(model, x[:2]), {"up": range(6)})
+    start = excise.remove(model, plan)
+    refit(model, start, plan, [Batch((part,), {}) for part in x.split(128)])
+
+    def trained(
+        size: int = 128, *, rate: float = 3e-3, frozen: bool = False, local: bool = False
+    ) -> tuple[nn.Module, int]:
+        small = copy.deepcopy(start).train()
+        small.norm.requires_grad_(not frozen)
+        given = [Batch((part,), {}) for part in x.split(size)]
+        found = reconstruct(model, small, plan, given, steps=40, rate=rate, local=local)
+        assert small.training
+        assert found.kept == (rate < 1)
+        return small, int(small.get_buffer("norm.num_batches_tracked"))
+
+    small, seen = trained()
+    assert seen == 40
+    assert loss(model, small.eval()) < loss(model, start)
+    assert trained(local=True)[1] == 0
+    assert trained(frozen=True)[1] == 0
+    back, seen = trained(rate=30.0)
+    assert seen == 0
+    assert all(torch.equal(t, start.state_dict()[n]) for n, t in back.state_dict().items())
+    again = copy.deepcopy(start)  # in eval mode before
+    given = [Batch((part,), {}) for part in x.split(128)]
+    reconstruct(model, again, plan, given, steps=40, rate=3e-3, local=False)
+    assert all(torch.equal(t, small.state_dict()[n]) for n, t in again.state_dict().items())
+    few = [Batch((part,), {}) for part in x.split(8)]  # too few to stand for the data
+    reconstruct(model, again, plan, few, steps=5, local=False)
+    assert int(again.get_buffer("norm.num_batches_tracked")) == 40

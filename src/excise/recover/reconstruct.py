@@ -14,8 +14,11 @@ from excise.errors import CalibrationError
 from excise.plan import Plan
 from excise.ranks import jointly, present
 from excise.recover.block import Blocks
+from excise.refit.statistic import Norm
 
 DEFAULT_RATE = 1e-3
+_LEAST = 16
+"""Samples that a batch has at least for its statistics to stand for the data's."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ def reconstruct(
 ) -> Reconstruction:
     """Train the blocks of a cut model to give what the dense model's give; changed in place.
 
-    Changed: every floating parameter of `small` that requires a gradient. Not changed: running
-    statistics, any shape, `dense`, `.grad`. Both models run in eval mode and get their mode back.
-    If the outputs on held-out batches did not come nearer, the weights are put back.
+    Changed: every floating parameter of `small` that requires a gradient, and if not `local` what
+    its batch norms gather: they are in train mode for batches of 16 samples or more, unless their
+    weight requires no gradient. Not changed: any shape, `dense`, `.grad`. All else runs in eval
+    mode, and every module gets its mode back. If the outputs on held-out batches did not come
+    nearer, all is put back.
 
     Args:
         dense: the model before the cut.
@@ -71,7 +76,8 @@ def reconstruct(
             of each makes a step, with the mean of their gradients.
         steps: of Adam; the rate falls to zero along a cosine.
         rate: learning rate of the first step.
-        local: each block learns from its own difference alone; else from all that come after it.
+        local: each block learns from its own difference alone; else from all that come after it,
+            which networks with batch norms and a few hundred steps gain more from.
         augment: makes another batch of a batch, for both models, before each step.
         seed: of the order of batches.
 
@@ -88,6 +94,8 @@ def reconstruct(
     if not weights:
         raise CalibrationError("no parameter requires a gradient")
     train, held = mine.parts(batches)
+    norms = [] if local else _gathering(small)
+    changing = [*weights, *(t for norm in norms for t in norm.buffers(recurse=False))]
     modes = [(m, m.training) for model in (dense, small) for m in model.modules()]
     grads = [p.grad for p in weights]
     try:
@@ -95,14 +103,15 @@ def reconstruct(
         small.eval()
         blocks = Blocks(dense, small, plan, *batches[0].args, **batches[0].kwargs)
         before = _judged(blocks, held)
-        old = [p.detach().clone() for p in weights]
-        _train(blocks, weights, train, steps=steps, rate=rate, local=local, augment=augment,
-               seed=seed)  # fmt: skip
+        old = [t.detach().clone() for t in changing]
+        _train(blocks, weights, norms, train, steps=steps, rate=rate, local=local,
+               augment=augment, seed=seed)  # fmt: skip
+        small.eval()
         after = _judged(blocks, held)
         if not present().first(lambda: after[-1] < before[-1]):
             with torch.no_grad():
-                for p, value in zip(weights, old, strict=True):
-                    p.copy_(value)
+                for t, value in zip(changing, old, strict=True):
+                    t.copy_(value)
             after = before
     finally:
         for p, grad in zip(weights, grads, strict=True):
@@ -115,6 +124,7 @@ def reconstruct(
 def _train(
     blocks: Blocks,
     weights: list[nn.Parameter],
+    norms: Sequence[nn.Module],
     train: Sequence[Batch],
     *,
     steps: int,
@@ -132,14 +142,35 @@ def _train(
             order = order or torch.randperm(len(train), generator=source).tolist()
             batch = train[order.pop()]
             batch = batch if augment is None else augment(batch)
+            for norm in norms:
+                norm.train(batch.samples >= _LEAST)
             with torch.enable_grad():
                 blocks.loss(*batch.args, local=local, **batch.kwargs).backward()
         _average(weights, bool(train))
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.step()
-    for p in weights if present().size > 1 else ():
-        p.detach().copy_(present().first(p.detach))
+    _agree(weights, norms)
+
+
+def _gathering(model: nn.Module) -> list[nn.Module]:
+    """Batch norms that keep statistics and are to be trained."""
+    every = [m for m in model.modules() if isinstance(m, Norm) and m.running_mean is not None]
+    return [m for m in every if m.weight is None or m.weight.requires_grad]
+
+
+def _agree(weights: Sequence[Tensor], norms: Sequence[nn.Module]) -> None:
+    """The mean of all ranks' statistics, and the first one's bits of everything."""
+    ranks = present()
+    if ranks.size == 1:
+        return
+    statistics = [t for norm in norms for t in norm.buffers(recurse=False)]
+    for t in statistics:
+        if t.is_floating_point():
+            ranks.sum(t)
+            t.div_(ranks.size)
+    for tensor in (*weights, *statistics):
+        tensor.detach().copy_(ranks.first(tensor.detach))
 
 
 def _average(weights: Sequence[nn.Parameter], seen: bool) -> None:  # noqa: FBT001
