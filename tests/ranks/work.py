@@ -200,8 +200,8 @@ def of_its_own_mind(data: Any) -> dict[str, Any]:
 def rounding_its_own_way(data: Any) -> dict[str, Any]:
     """Each rank solves layers as another machine would."""
     rank, found = distributed.get_rank(), {}
-    for name, act in (("refit", refitted), ("zero", zeroed)):
-        module: Any = importlib.import_module(f"excise.{name}.{name}")
+    for name, act in (("refit.work", refitted), ("zero.zero", zeroed)):
+        module: Any = importlib.import_module(f"excise.{name}")
         real = module.solve
 
         def solve(*args: Any, real: Any = real, **kwargs: Any) -> Any:
