@@ -134,6 +134,7 @@ def values(function: Callable[..., Any], x: Tensor) -> list[Tensor]:
 MIXED: dict[str, tuple[Callable[..., Any], Tensor]] = {
     "mean over samples": (lambda x: x - x.mean(0), images(6)),
     "mean over all": (lambda x: x - x.mean(), images(6)),
+    "square": (lambda x: x @ x, images(N)),
     "product with itself": (lambda x: x @ x.T, images(6)),
     "contracted": (lambda x: W[:, :N] @ x, images(6)),
     "sums so far": (lambda x: x.cumsum(0), images(6)),
@@ -156,6 +157,7 @@ MIXED: dict[str, tuple[Callable[..., Any], Tensor]] = {
         .expand(N, 3, 3)[:, None]), images(2, 3, 6)),
     "one image": (lambda x: functional.conv2d(x, W[:, :N, None, None]), images(5, 5)),
     "random": (functional.dropout, images(6)),
+    "the same at random": (lambda x: x + torch.rand(1, 6), images(6)),
     "tokens first": (lambda x: x.transpose(0, 1).contiguous().view(-1, 6), images(4, 6)),
 }  # fmt: skip
 
@@ -178,6 +180,12 @@ def test_a_batch_that_fits_is_left_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(divided, "_NEAR", 2**21)
     assert split(torch.relu, images(6)) is None
     assert split(torch.relu, torch.randn(1, 10**6)) is None
+
+
+def test_large_weights_do_not_divide_a_small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(60, 60)
+    monkeypatch.setattr(divided, "_NEAR", 2 * 4 * N * 60)  # as much as the results take, twice
+    assert split(lambda x: x @ weight.t(), images(60)) is None
 
 
 STEPS: tuple[Callable[[Tensor], Tensor], ...] = (

@@ -17,7 +17,7 @@ from excise.exact.live import Liveness
 from excise.graph import AxisGraph, infer, trace
 from excise.plan import Plan
 from excise.surgery import check_finite, remove, sliced
-from excise.trace import Op, Ref, skeleton
+from excise.trace import Op, skeleton
 
 _ROUNDS = 64
 
@@ -119,15 +119,7 @@ def _constants_move(graph: AxisGraph, plan: Plan, read: set[int]) -> bool:
 def _floats(op: Op) -> list[float]:
     if "norm" in op.name:  # an epsilon and a momentum
         return []
-    return [v for v in _scalars((op.args, tuple(op.kwargs.values()))) if isinstance(v, float)]
-
-
-def _scalars(tree: Any) -> list[Any]:
-    if type(tree) is Ref:
-        return []
-    if isinstance(tree, (tuple, list)):
-        return [value for item in tree for value in _scalars(item)]
-    return [tree]
+    return op.floats()
 
 
 def carry_out(found: Exact) -> nn.Module:

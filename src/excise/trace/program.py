@@ -48,6 +48,12 @@ class Op:
         """The tensors that go in, in order, repeats included."""
         return refs((self.args, tuple(self.kwargs.values())))
 
+    def floats(self) -> list[float]:
+        """The numbers with a point that it is given, in order, repeats included."""
+        found: list[float] = []
+        _gather((self.args, self.kwargs), found, float)
+        return found
+
 
 class Call(NamedTuple):
     """A Python-level call that takes sizes; ints in `args` keep their origin (`TracedInt`)."""
@@ -83,15 +89,15 @@ class Trace:
 def refs(tree: Any) -> list[Ref]:
     """Every tensor in nested tuples, lists and dicts, in order."""
     found: list[Ref] = []
-    _gather((tree,), found)
+    _gather((tree,), found, Ref)
     return found
 
 
-def _gather(items: Iterable[Any], found: list[Ref]) -> None:
+def _gather(items: Iterable[Any], found: list[Any], kind: type) -> None:
     for item in items:
-        if type(item) is Ref:
+        if isinstance(item, kind):
             found.append(item)
         elif isinstance(item, (tuple, list)):
-            _gather(item, found)
+            _gather(item, found, kind)
         elif isinstance(item, dict):
-            _gather(item.values(), found)
+            _gather(item.values(), found, kind)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from excise.axes import Axis, leaves
 from excise.graph import AxisGraph
-from excise.trace import Op, Ref
+from excise.trace import Op
 
 Removed: TypeAlias = "Mapping[Axis, npt.NDArray[np.bool_]]"
 """Axis -> which of its units are gone."""
@@ -35,7 +35,7 @@ def mixing_ops(before: AxisGraph, after: AxisGraph, removed: Removed) -> dict[in
         if any(leaf in removed for leaf in leaves(mixing.term)):
             found[mixing.op] = f"{mixing.name} in {ops[mixing.op].module}"
     for number, (a, b) in enumerate(zip(ops, after.trace.ops, strict=True)):
-        if _floats(a) != _floats(b) or constants(before, a) != constants(after, b):
+        if a.floats() != b.floats() or constants(before, a) != constants(after, b):
             found[number] = f"{a.name} (a constant computed from a length) in {a.module}"
     return found
 
@@ -43,15 +43,3 @@ def mixing_ops(before: AxisGraph, after: AxisGraph, removed: Removed) -> dict[in
 def constants(graph: AxisGraph, op: Op) -> list[float | None]:
     """The values of constants that an operation takes as tensors, None for other tensors."""
     return [graph.trace.tensors[ref.number].value for ref in op.inputs()]
-
-
-def _floats(op: Op) -> list[float]:
-    return [v for v in _scalars((op.args, tuple(op.kwargs.values()))) if isinstance(v, float)]
-
-
-def _scalars(tree: Any) -> list[Any]:
-    if type(tree) is Ref:
-        return []
-    if isinstance(tree, (tuple, list)):
-        return [v for item in tree for v in _scalars(item)]
-    return [tree]

@@ -48,13 +48,10 @@ def _viewed(node: Any, labels: Labels) -> Label:
     label, old, new = only(node, labels), shape(node.args[0]), shape(node)
     before = math.prod(old[: label.dim]) * label.before
     each = math.prod(old[label.dim + 1 :]) * label.each
-    count = old[label.dim] // (label.before * label.each)
     for dim, size in enumerate(new):
         outer, inner = math.prod(new[:dim]), math.prod(new[dim + 1 :])
         if outer * inner * size and not before % outer and not each % inner:
-            found = Along(dim, before // outer, each // inner)
-            if size == found.before * count * found.each:
-                return found
+            return Along(dim, before // outer, each // inner)
     raise Mixed
 
 

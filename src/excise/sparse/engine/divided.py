@@ -97,9 +97,6 @@ def divided(module: fx.GraphModule, args: Sequence[Any], static: set[int]) -> Di
     count = free[0].shape[0] if free else 0
     if count < 2:  # noqa: PLR2004 - nothing to divide
         return None
-    samples = _fitting(module.graph, count)
-    if samples == count:
-        return None
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     batched = {
         node
@@ -107,7 +104,8 @@ def divided(module: fx.GraphModule, args: Sequence[Any], static: set[int]) -> Di
         if i not in static and isinstance(a, Tensor) and a.shape[:1] == (count,)
     }
     labels = labelled(module.graph, batched, count)
-    if labels is None:
+    samples = count if labels is None else _fitting(labels, count)
+    if labels is None or samples == count:
         return None
     (end,) = (node for node in module.graph.nodes if node.op == "output")
     if any(label.before > 1 for n in end.all_input_nodes if (label := labels[n]) is not None):
@@ -115,12 +113,12 @@ def divided(module: fx.GraphModule, args: Sequence[Any], static: set[int]) -> Di
     return Divided(module, labels, count, samples)
 
 
-def _fitting(graph: fx.Graph, count: int) -> int:
+def _fitting(labels: Labels, count: int) -> int:
     """Of how many samples the largest results fit: a divisor of all that there are, at least 1."""
-    values = (node.meta.get("val") for node in graph.nodes if node.op == "call_function")
-    sizes = [v.numel() * v.element_size() for v in values if isinstance(v, Tensor)]
-    most = _NEAR // 2 * count // max(1, *sizes, 1)
-    return next(n for n in range(max(1, min(count, most)), 0, -1) if count % n == 0)
+    made = [n.meta.get("val") for n, label in labels.items() if label and n.op == "call_function"]
+    largest = max([1, *(v.numel() * v.element_size() for v in made if isinstance(v, Tensor))])
+    most = min(count, _NEAR // 2 * count // largest)
+    return next(n for n in range(max(1, most), 0, -1) if count % n == 0)
 
 
 def _for_part(module: fx.GraphModule, labels: Labels, count: int, samples: int) -> fx.GraphModule:

@@ -10,6 +10,12 @@
 
 enum { MOST = 7 }; /* rows and columns of a kernel that is unrolled */
 
+/* What a plane is weighed with, and where it goes. */
+typedef struct {
+    const float *weight, *residual;
+    float bias, *y;
+} plane;
+
 /* Rows as they are read: the first that the kernel touches, for all columns of a tile. */
 typedef struct {
     const float *at;
@@ -203,23 +209,30 @@ int made_ready(depthwise *d, const window *g) {
     return !d->kind && !d->taps;
 }
 
-void weigh(const depthwise *d, const plane *p, const finish *f, float *copy) {
-    const float *x = d->copy ? copy : p->x;
-    if (d->copy) spread(p->x, d->g, &d->l, 0.0f, copy);
-    switch (d->kind) {
-    case 31: one_apart(x, p, d, f, 3); break;
-    case 32: two_apart(x, p, d, f, 3); break;
-    case 51: one_apart(x, p, d, f, 5); break;
-    case 52: two_apart(x, p, d, f, 5); break;
-    case 71: one_apart(x, p, d, f, 7); break;
-    default: any_weighted(x, p, d, f);
+void weigh(const depthwise *d, const product *p, const finish *f, const float *weight,
+           const float *x, int64_t image, int64_t channel, float *copy) {
+    const int64_t place = image * p->y_image + channel * p->y_pitch;
+    const plane one = {.weight = weight + channel * d->g->kernel_y * d->g->kernel_x,
+                       .residual = f->residual ? f->residual + place : NULL,
+                       .bias = f->bias ? f->bias[channel] : 0.0f, .y = p->y + place};
+    if (d->copy) {
+        spread(x, d->g, &d->l, 0.0f, copy);
+        x = copy;
     }
+    switch (d->kind) {
+    case 31: one_apart(x, &one, d, f, 3); break;
+    case 32: two_apart(x, &one, d, f, 3); break;
+    case 51: one_apart(x, &one, d, f, 5); break;
+    case 52: two_apart(x, &one, d, f, 5); break;
+    case 71: one_apart(x, &one, d, f, 7); break;
+    default: any_weighted(x, &one, d, f);
+    }
+    clear_behind(p, one.y);
 }
 
 /* A convolution with as many groups as channels: weight is (channels, kernel_y, kernel_x). */
 int excise_depthwise(const float *weight, const product *p, const window *g, const finish *f) {
     depthwise d;
-    const int64_t count = g->kernel_y * g->kernel_x;
     int failed = made_ready(&d, g);
 #pragma omp parallel num_threads((int)p->threads) if (p->threads > 1)
     {
@@ -229,14 +242,8 @@ int excise_depthwise(const float *weight, const product *p, const window *g, con
         for (int64_t unit = 0; unit < p->images * g->channels; unit++) {
             if (failed) continue;
             const int64_t image = unit / g->channels, c = unit % g->channels;
-            const int64_t place = image * p->y_image + c * p->y_pitch;
-            const plane one = {.x = p->x + image * p->x_image + c * p->x_pitch,
-                               .weight = weight + c * count,
-                               .residual = f->residual ? f->residual + place : NULL,
-                               .bias = f->bias ? f->bias[c] : 0.0f,
-                               .y = p->y + place};
-            weigh(&d, &one, f, copy);
-            clear_behind(p, one.y);
+            const float *x = p->x + image * p->x_image + c * p->x_pitch;
+            weigh(&d, p, f, weight, x, image, c, copy);
         }
         free(copy);
     }

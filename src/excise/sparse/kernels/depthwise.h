@@ -1,4 +1,4 @@
-/* One channel of a depthwise convolution. */
+/* A depthwise convolution, channel by channel. */
 
 #ifndef EXCISE_DEPTHWISE_H
 #define EXCISE_DEPTHWISE_H
@@ -14,14 +14,11 @@ typedef struct {
     size_t copy;   /* bytes that each thread needs for a plane; 0 where it is read in place */
 } depthwise;
 
-/* One plane, and what becomes of it. */
-typedef struct {
-    const float *x, *weight, *residual;
-    float bias, *y;
-} plane;
-
 /* Not 0: there is no memory. */
 HIDDEN int made_ready(depthwise *d, const window *g);
-HIDDEN void weigh(const depthwise *d, const plane *p, const finish *f, float *copy);
+
+/* One channel of one image; x is its plane, weight of all channels. */
+HIDDEN void weigh(const depthwise *d, const product *p, const finish *f, const float *weight,
+                  const float *x, int64_t image, int64_t channel, float *copy);
 
 #endif

@@ -9,7 +9,7 @@
 int excise_pair(const pair *q, const product *p, const window *g, const finish *f) {
     depthwise d;
     const matrix *a = q->a;
-    const int64_t count = g->kernel_y * g->kernel_x, wide = p->tiles * LANES;
+    const int64_t wide = p->tiles * LANES;
     const int64_t vectors = (q->columns + LANES - 1) / LANES, pitch = vectors * LANES;
     const int64_t across = (vectors + p->tiles - 1) / p->tiles;
     const int64_t groups = (a->rows + q->each - 1) / q->each;
@@ -33,16 +33,8 @@ int excise_pair(const pair *q, const product *p, const window *g, const finish *
                                 .valid = (end - begin) * LANES};
                 multiply(a, p, q->f, x + n, valid, from, to, w, dense);
             }
-            for (int64_t c = from; c < to; c++) {
-                const int64_t place = image * p->y_image + c * p->y_pitch;
-                const plane one = {.x = between + (c - from) * pitch,
-                                   .weight = q->weight + c * count,
-                                   .residual = f->residual ? f->residual + place : NULL,
-                                   .bias = f->bias ? f->bias[c] : 0.0f,
-                                   .y = p->y + place};
-                weigh(&d, &one, f, copy);
-                clear_behind(p, one.y);
-            }
+            for (int64_t c = from; c < to; c++)
+                weigh(&d, p, f, q->weight, between + (c - from) * pitch, image, c, copy);
         }
         free(between);
         free(copy);
